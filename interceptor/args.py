@@ -1,0 +1,271 @@
+"""Registers to values: the declarative decoder, renderer and vocabulary of system call arguments.
+
+A handler's args class is a frozen dataclass whose fields stand in register order; each field's type is one of the
+aliases below (an `Annotated` with a `Kind`). From it follow the decoder (what is read from the tracee, how wide,
+which errno when it cannot be), the strace-like rendering and the names that policy rules may use.
+
+Memory is read in one batch per call, before anything is decided, so that a string has one value for its whole life
+here, whatever the tracee writes meanwhile.
+
+Source: syscall(2) for the calling conventions; Linux fs/namespace.c copy_mount_string(), copy_mount_options(),
+fs/namei.c getname_flags() for the limits and their errnos.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
+
+PATH_MAX = 4096
+PAGE_SIZE = 4096
+
+
+class Arch(enum.IntEnum):
+    """AUDIT_ARCH_* (linux/audit.h) of the architectures that a tracee may have."""
+
+    X86_64 = 0xC000003E
+    I386 = 0x40000003
+    AARCH64 = 0xC00000B7
+
+    @property
+    def register_mask(self) -> int:
+        """What of a register counts: the upper half of a 32-bit task's is not its own."""
+        return 0xFFFF_FFFF if self is Arch.I386 else 0xFFFF_FFFF_FFFF_FFFF
+
+
+X32_SYSCALL_BIT = 0x4000_0000
+"""__X32_SYSCALL_BIT (asm/unistd.h): an x32 call has x86-64's AUDIT_ARCH and this bit in `nr`; refused with ENOSYS."""
+
+
+class Kind:
+    """How one register becomes a value. Subclasses are values: immutable and compared by content."""
+
+    pointer: ClassVar[bool] = False
+
+    def value(self, register: int, arch: Arch) -> Any:
+        raise NotImplementedError
+
+    def render(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Integer(Kind):
+    """A number of `bits` width as C would truncate it; `bits=0` is `long`, the architecture's own width."""
+
+    bits: int
+    signed: bool = False
+    hexadecimal: bool = False
+
+    def value(self, register: int, arch: Arch) -> int:
+        bits = self.bits or arch.register_mask.bit_length()
+        value = register & ((1 << bits) - 1)
+        return value - (1 << bits) if self.signed and value >> (bits - 1) else value
+
+    def render(self, value: int) -> str:
+        return hex(value) if self.hexadecimal else str(value)
+
+
+@dataclass(frozen=True)
+class Flags(Kind):
+    """A set of flags: an unsigned number with an `enum.IntFlag` that names its bits."""
+
+    names: type[enum.IntFlag]
+    bits: int = 0
+
+    def value(self, register: int, arch: Arch) -> int:
+        return Integer(self.bits).value(register, arch)
+
+    def render(self, value: int) -> str:
+        """``MS_NOSUID|MS_NODEV|0x80000000``, as strace does."""
+        left, parts = value, []
+        for member in self.names:
+            if member.value and left & member.value == member.value:
+                parts.append(member.name or hex(member.value))
+                left &= ~member.value
+        if left or not parts:
+            parts.append(hex(left) if left else "0")
+        return "|".join(parts)
+
+
+@dataclass(frozen=True)
+class String(Kind):
+    """A NUL-terminated string in the tracee's memory, copied once; bytes, because the kernel knows no encoding.
+
+    `limit` counts the NUL, as the kernel's own limits do. `too_long` is the kernel's errno for a string without a
+    NUL within it; `partial` takes what is readable up to an unmapped page instead of EFAULT (copy_mount_options()).
+    """
+
+    limit: int = PATH_MAX
+    null: bool = False
+    too_long: int = errno.EINVAL
+    empty: int | None = None
+    partial: bool = False
+    pointer: ClassVar[bool] = True
+
+    def value(self, register: int, arch: Arch) -> int:
+        return register & arch.register_mask
+
+    def render(self, value: bytes | None) -> str:
+        return "NULL" if value is None else quote(value)
+
+
+@dataclass(frozen=True)
+class Buffer(Kind):
+    """`length` bytes (the name of another field) in the tracee's memory, at most `limit`."""
+
+    length: str
+    limit: int
+    pointer: ClassVar[bool] = True
+
+    def value(self, register: int, arch: Arch) -> int:
+        return register & arch.register_mask
+
+    def render(self, value: bytes) -> str:
+        return quote(value)
+
+
+@dataclass(frozen=True)
+class Address(Kind):
+    """A pointer that we do not follow."""
+
+    def value(self, register: int, arch: Arch) -> int:
+        return register & arch.register_mask
+
+    def render(self, value: int) -> str:
+        return hex(value) if value else "NULL"
+
+
+Int = Annotated[int, Integer(32, signed=True)]
+UInt = Annotated[int, Integer(32)]
+ULong = Annotated[int, Integer(0, hexadecimal=True)]
+Fd = Annotated[int, Integer(32, signed=True)]
+Pointer = Annotated[int, Address()]
+Path = Annotated[bytes, String(too_long=errno.ENAMETOOLONG, empty=errno.ENOENT)]
+"""``const char __user *`` read by getname()."""
+OptionalCStr = Annotated[bytes | None, String(null=True)]
+"""``const char __user *`` read by strndup_user(…, PATH_MAX); NULL is a value."""
+OptionalData = Annotated[bytes | None, String(limit=PAGE_SIZE + 1, null=True, partial=True)]
+"""mount(2)'s `data`: at most a page, read as far as it goes; text up to the first NUL."""
+
+
+def quote(value: bytes) -> str:
+    """A C string literal, at most 256 bytes of it, as strace prints it."""
+    shown = value[:256]
+    body = "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else _ESCAPES.get(b, f"\\{b:03o}") for b in shown)
+    return f'"{body}"' + ("..." if len(value) > len(shown) else "")
+
+
+_ESCAPES = {0x0A: "\\n", 0x09: "\\t", 0x0D: "\\r", 0x22: '\\"', 0x5C: "\\\\"}
+
+
+class Want(NamedTuple):
+    """One piece of memory to copy: `limit` bytes at most from `address`; up to and with a NUL when `terminated`."""
+
+    address: int
+    limit: int
+    terminated: bool
+
+
+Reader = Callable[[Sequence[Want]], Sequence[bytes | None]]
+"""Copies pieces of the tracee's memory. None is EFAULT. A piece that ends at an unmapped page is returned short; a
+terminated piece holds its NUL when it has one, and otherwise what was readable."""
+
+
+class Field(NamedTuple):
+    """One argument: its name, its register, its kind."""
+
+    name: str
+    register: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The decoder of one args class. `pointers` tells whether a decode reads memory at all."""
+
+    type: type[Any]
+    fields: tuple[Field, ...]
+    pointers: tuple[Field, ...]
+
+    @classmethod
+    def of(cls, args: type[Any]) -> Signature:
+        """The signature that a frozen dataclass declares.
+
+        Raises TypeError, naming the class and the field, when it is not of that form: a programmer's mistake.
+        """
+        if not is_dataclass(args) or not args.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise TypeError(f"{args.__qualname__} must be a frozen dataclass: its fields are the registers of the call")
+        hints = get_type_hints(args, include_extras=True)
+        declared = tuple(Field(f.name, i, _kind(args, f.name, hints[f.name])) for i, f in enumerate(fields(args)))
+        if len(declared) > 6:  # noqa: PLR2004 - struct seccomp_data has six
+            raise TypeError(f"{args.__qualname__} has {len(declared)} fields; a system call has six registers")
+        return cls(args, declared, tuple(f for f in declared if f.kind.pointer))
+
+    def registers(self, registers: Sequence[int], arch: Arch) -> dict[str, Any]:
+        """Field name → value as far as registers tell it: numbers, and addresses of what is pointed to."""
+        return {f.name: f.kind.value(registers[f.register], arch) for f in self.fields}
+
+    def decode(self, registers: Sequence[int], arch: Arch, read: Reader) -> Any:
+        """An instance of the args class.
+
+        Raises OSError with the kernel's errno (EFAULT, ENAMETOOLONG, EINVAL, ENOENT) for memory that cannot be what
+        the call needs; in register order, which is the kernel's order for every call here.
+        """
+        values = self.registers(registers, arch)
+        if self.pointers:
+            wants = [_want(f.kind, values, f.name) for f in self.pointers]
+            pieces = iter(read([w for w in wants if w]))
+            for field, want in zip(self.pointers, wants, strict=True):
+                values[field.name] = _string(field.kind, next(pieces) if want else b"", want)
+        return self.type(**values)
+
+    def render(self, args: Any) -> str:
+        """The argument list read aloud: ``"proc", "/proc", "proc", MS_NOSUID, NULL``."""
+        return ", ".join(f.kind.render(getattr(args, f.name)) for f in self.fields)
+
+    def render_registers(self, registers: Sequence[int], arch: Arch) -> str:
+        """The same where memory was not read: a pointer is its address."""
+        values = self.registers(registers, arch)
+        return ", ".join((Address() if f.kind.pointer else f.kind).render(values[f.name]) for f in self.fields)
+
+
+def _kind(args: type[Any], name: str, hint: Any) -> Kind:
+    for extra in getattr(hint, "__metadata__", ()):
+        if isinstance(extra, Kind):
+            return extra
+    raise TypeError(f"{args.__qualname__}.{name} is annotated {hint!r}; it must be one of the types of interceptor.args")
+
+
+def _want(kind: Kind, values: dict[str, Any], name: str) -> Want | None:
+    """What has to be copied for one pointer; None for a NULL that is a value and for an empty buffer."""
+    address = values[name]
+    if isinstance(kind, Buffer):
+        length = values[kind.length]
+        if not 0 <= length <= kind.limit:
+            raise OSError(errno.EINVAL, f"{kind.length} is {length}; at most {kind.limit} are taken")
+        return Want(address, length, terminated=False) if length else None
+    assert isinstance(kind, String)  # noqa: S101 - the only other kind with pointer = True
+    return None if address == 0 and kind.null else Want(address, kind.limit, terminated=True)
+
+
+def _string(kind: Kind, piece: bytes | None, want: Want | None) -> bytes | None:
+    """The value of one copied piece, or the kernel's errno for it."""
+    if want is None:
+        return None if isinstance(kind, String) else b""
+    if piece is None:
+        raise OSError(errno.EFAULT, "unreadable")
+    if isinstance(kind, Buffer):
+        if len(piece) < want.limit:
+            raise OSError(errno.EFAULT, "unreadable")
+        return piece
+    assert isinstance(kind, String)  # noqa: S101 - see _want
+    body, nul, _ = piece.partition(b"\0")
+    if not nul and not kind.partial:
+        raise OSError(kind.too_long if len(piece) >= kind.limit else errno.EFAULT, "not terminated")
+    if not body and kind.empty is not None:
+        raise OSError(kind.empty, "empty")
+    return body

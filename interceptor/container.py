@@ -1,0 +1,46 @@
+"""What we know of one container: facts fixed when it was created.
+
+Source: OCI runtime-spec, "State" and "config.json".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """The container's exclusive ids: host ids `first` … `first + size - 1`, mapped to 0 … `size - 1` inside."""
+
+    first: int
+    size: int
+
+    def __contains__(self, host_id: object) -> bool:
+        """Whether a host id (uid_t or gid_t) belongs to the container."""
+        return isinstance(host_id, int) and self.first <= host_id < self.first + self.size
+
+
+@dataclass(slots=True)
+class Container:
+    """One container known to the supervisor; the key is `id`, the OCI container id."""
+
+    id: str
+    ids: IdRange
+    policy: str
+    """Name of the policy that was chosen for it."""
+    image: str | None = None
+    name: str | None = None
+    runtime: str = ""
+    """Absolute path of the OCI runtime underneath (runc, crun)."""
+    bundle: str = ""
+    init_pid: int | None = None
+    """Host pid of the container's init, once it is created."""
+    mount_namespace: int | None = None
+    """Inode of init's mount namespace (st_ino of /proc/PID/ns/mnt)."""
+    immutable: frozenset[int] = frozenset()
+    """STATX_MNT_ID of the mounts that existed when the container was created."""
+    wait_killable: bool = False
+    """Its filter carries SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV."""
+    created_ns: int = 0
+    """CLOCK_REALTIME, ns."""
+    annotations: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,8 @@
+/* the agent. */
+#include <stdio.h>
+
+int main(void)
+{
+	fputs("agent: not yet\n", stderr);
+	return 1;
+}

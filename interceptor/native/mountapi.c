@@ -1,0 +1,1 @@
+#include "mountapi.h"

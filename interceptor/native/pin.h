@@ -1,0 +1,4 @@
+#ifndef INTERCEPTOR_PIN_H
+#define INTERCEPTOR_PIN_H
+#include <stdint.h>
+#endif

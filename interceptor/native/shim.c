@@ -1,0 +1,8 @@
+/* interceptor-runc: the OCI entry. */
+#include <stdio.h>
+
+int main(void)
+{
+	fputs("interceptor-runc: not yet\n", stderr);
+	return 1;
+}

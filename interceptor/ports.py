@@ -1,0 +1,156 @@
+"""The world as handlers see it: Protocols only. The real ones live above; unit tests bring fakes.
+
+Nothing here opens, reads or locks anything.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from interceptor.container import Container
+    from interceptor.policy import Decision, Policy
+    from interceptor.wire import Anchor
+
+
+class Namespace(enum.StrEnum):
+    """The names below /proc/PID/ns (namespaces(7))."""
+
+    MOUNT = "mnt"
+    UTS = "uts"
+    PID = "pid"
+    NET = "net"
+    USER = "user"
+
+
+class Cap(enum.IntEnum):
+    """capabilities(7), the numbers of linux/capability.h, as far as handlers need them."""
+
+    DAC_OVERRIDE = 1
+    DAC_READ_SEARCH = 2
+    SYS_ADMIN = 21
+
+
+class Tracee(Protocol):
+    """The paused thread, pinned: everything was opened first, then checked with ID_VALID once."""
+
+    @property
+    def tid(self) -> int: ...
+
+    @property
+    def comm(self) -> str: ...
+
+    def capable(self, cap: Cap, owner_of: Namespace) -> bool:
+        """What the kernel's ns_capable() would say: `cap` in the user namespace that owns the tracee's `owner_of`."""
+
+    def namespace_id(self, namespace: Namespace) -> int:
+        """st_ino of the tracee's namespace."""
+
+    @property
+    def uid_inside(self) -> int:
+        """The tracee's effective uid as its container's user namespace numbers it; 65534 for one it does not map."""
+
+    @property
+    def in_nested_user_namespace(self) -> bool:
+        """Whether the tracee lives in a user namespace below the container's own."""
+
+    def covered(self, fstype: str) -> Sequence[bytes]:
+        """Mount points below the tracee's visible mount of `fstype` (proc or sysfs), relative to its root, in mount
+        order: what a fresh mount must cover again so that it reveals no more.
+        """
+
+
+class Agent(Protocol):
+    """The closed list of what is done inside a container's namespaces. Every method is one action of the agent's.
+
+    Failures of the tracee's making raise OSError with the kernel's errno; ours raise AgentError; a tracee that went
+    away before the mount was attached raises NotificationGone.
+    """
+
+    def mount(self, fstype: str, at: Anchor, *, source: bytes | None, flags: int, options: bytes | None, like: Sequence[bytes] = ()) -> None:
+        """A fresh mount of `fstype`, made in the host's mount namespace with the tracee's pid and net namespaces and
+        attached at `at`; `flags` are MS_*; `like` are covers taken over from the tracee's visible mount (Tracee.covered).
+        """
+
+    def stand_in(self, at: Anchor, *, name: str, flags: int) -> None:
+        """An empty, read-only tmpfs owned by the container's root, in the place of filesystem `name`."""
+
+    def overlay(self, at: Anchor, *, source: bytes | None, flags: int, options: bytes | None) -> None:
+        """An overlay mounted by the container's root kuid with host capabilities; layers resolved as the tracee would."""
+
+    def mount_id(self, at: Anchor, *, follow: bool) -> int:
+        """STATX_MNT_ID of the mount whose root `at` is; OSError(EINVAL) when it is no mount point."""
+
+    def set_hostname(self, name: bytes) -> None:
+        """sethostname(2) in the tracee's UTS namespace."""
+
+    def set_domainname(self, name: bytes) -> None:
+        """setdomainname(2) in the tracee's UTS namespace."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One intercepted call on its way through a handler: who, where, what policy said, and the two ports."""
+
+    container: Container
+    policy: Policy
+    decision: Decision
+    tracee: Tracee
+    agent: Agent
+
+
+class Operation(Protocol):
+    """One operation of the control socket. Runs on a worker thread; raises InterceptorError for what the peer must hear."""
+
+    def __call__(self, request: Request) -> Mapping[str, Any]: ...
+
+
+@dataclass(slots=True)
+class Request:
+    """One message on the control socket.
+
+    `fds` came with it by SCM_RIGHTS and are closed after the operation. `on_disconnect` holds what is undone when the
+    peer's connection ends before the peer said that it succeeded; an operation may push to it or `pop_all()` it.
+    """
+
+    body: Mapping[str, Any]
+    fds: list[int]
+    on_disconnect: ExitStack = field(default_factory=ExitStack)
+
+
+class Core(Protocol):
+    """What the supervisor offers to plugins."""
+
+    @property
+    def listener_path(self) -> str:
+        """Where an OCI runtime sends its notify fds (linux.seccomp.listenerPath)."""
+
+    @property
+    def containers(self) -> Mapping[str, Container]: ...
+
+    def policy(self, name: str) -> Policy:
+        """A policy by name; ConfigError with the names there are."""
+
+    def choose_policy(self, *, image: str | None, annotations: Mapping[str, str], labels: Mapping[str, str]) -> Policy: ...
+
+    def register(self, container: Container) -> None:
+        """From now on sessions of `container.id` are accepted. InterceptorError for an id that exists."""
+
+    def unregister(self, container_id: str) -> Container | None:
+        """Ends sessions and agents of the container; idempotent."""
+
+
+class Plugin(Protocol):
+    """What the entry-point group `interceptor.plugins` yields."""
+
+    name: str
+
+    def start(self, core: Core) -> Mapping[str, Operation]:
+        """Takes over what an earlier supervisor left, then names the control operations that it serves."""
+
+
+PluginFactory = Callable[[], Plugin]

@@ -1,0 +1,147 @@
+"""The registry of intercepted calls: everything else is derived from what stands here.
+
+`@handles` on a function in `interceptor/handlers/` makes a row. From the rows follow the BPF filter and the OCI seccomp
+stanza (`stanza`), the dispatch table, the vocabulary of policy rules, and docs/syscalls.md. One more call is one file.
+
+Numbers are never typed: they come from libseccomp, per architecture.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_type_hints
+
+import pyseccomp
+
+from interceptor.args import Arch, Signature
+from interceptor.ports import Call, Cap, Namespace
+from interceptor.verdict import Verdict
+
+HANDLERS = "interceptor.handlers"
+
+Handler = Callable[[Call, Any], Verdict]
+
+
+class Support(enum.StrEnum):
+    """How much of a call is faithful; printed in docs/syscalls.md."""
+
+    FULL = "full"
+    PARTIAL = "partial"
+
+
+@dataclass(frozen=True, slots=True)
+class NoneOf:
+    """The call is looked at only while none of `mask` is set in the register of field `field`.
+
+    Compiled into BPF: what carries one of the bits never leaves the kernel.
+    """
+
+    field: str
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """The kernel's own permission: `cap` in the user namespace that owns the tracee's `owner_of`."""
+
+    cap: Cap
+    owner_of: Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Syscall:
+    """One row: a call, who answers it, and what is known of it before anybody is asked."""
+
+    name: str
+    signature: Signature
+    handler: Handler
+    when: NoneOf | None
+    needs: Needs | None
+    support: Support
+    note: str
+    source: str
+    """The ``Source:`` paragraph of the handler's module."""
+    module: str
+
+    def number(self, arch: Arch) -> int | None:
+        """The call's number on `arch`; None where that architecture has no such call."""
+        return resolve(self.name, arch)
+
+
+@cache
+def resolve(name: str, arch: Arch) -> int | None:
+    """libseccomp's number of system call `name` on `arch`; None where it has none (pseudo numbers are negative)."""
+    number = pyseccomp.resolve_syscall(_SCMP_ARCH[arch], name)
+    return number if number >= 0 else None
+
+
+_SCMP_ARCH = {Arch.X86_64: pyseccomp.Arch.X86_64, Arch.I386: pyseccomp.Arch.X86, Arch.AARCH64: pyseccomp.Arch.AARCH64}
+
+
+def handles(
+    name: str,
+    *,
+    when: NoneOf | None = None,
+    needs: Needs | None = None,
+    support: Support = Support.FULL,
+    note: str = "",
+) -> Callable[[Handler], Handler]:
+    """Registers `handler(call, args)` for system call `name`; the type of `args` is the decoder.
+
+    `when` is compiled into the filter. Without `needs` in the owning namespace the kernel's own answer is enough and the
+    handler is not asked: it would lend a privilege to somebody whom the kernel refuses for a reason of its own.
+    Raises TypeError for an args class that is none and ValueError for a name that libseccomp does not know or that is
+    registered already.
+    """
+
+    def register(handler: Handler) -> Handler:
+        signature = Signature.of(_args_type(handler))
+        if when and when.field not in {f.name for f in signature.fields}:
+            raise TypeError(f"{name}: NoneOf names field {when.field!r}, which {signature.type.__qualname__} has not")
+        if all(resolve(name, arch) is None for arch in Arch):
+            raise ValueError(f"{name!r} is no system call that libseccomp knows")
+        if name in _rows and _rows[name].module != handler.__module__:
+            raise ValueError(f"{name!r} is registered by {_rows[name].module} already")
+        _rows[name] = Syscall(
+            name=name, signature=signature, handler=handler, when=when, needs=needs, support=support, note=note,
+            source=_source(handler), module=handler.__module__,
+        )  # fmt: skip
+        return handler
+
+    return register
+
+
+_rows: dict[str, Syscall] = {}
+
+
+def load() -> Mapping[str, Syscall]:
+    """Every row, by name, after importing each module of the handlers package (and each plugin's, once loaded)."""
+    package = importlib.import_module(HANDLERS)
+    for module in pkgutil.iter_modules(package.__path__, HANDLERS + "."):
+        importlib.import_module(module.name)
+    return dict(sorted(_rows.items()))
+
+
+def rows_of(module: str) -> Iterator[Syscall]:
+    """The rows that one module registered."""
+    return (row for row in _rows.values() if row.module == module)
+
+
+def _args_type(handler: Handler) -> type[Any]:
+    parameters = list(inspect.signature(handler).parameters)
+    if len(parameters) != 2:  # noqa: PLR2004 - (call, args)
+        raise TypeError(f"{handler.__qualname__} must take (call, args)")
+    hint: type[Any] = get_type_hints(handler)[parameters[1]]
+    return hint
+
+
+def _source(handler: Handler) -> str:
+    doc = inspect.getdoc(inspect.getmodule(handler)) or ""
+    paragraph = next((p for p in doc.split("\n\n") if p.startswith("Source:")), "")
+    return " ".join(paragraph.removeprefix("Source:").split("\nLeft")[0].split())

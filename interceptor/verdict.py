@@ -1,0 +1,44 @@
+"""Our answer to one notification: a sum type with four cases.
+
+Source: seccomp_unotify(2), struct seccomp_notif_resp and seccomp_notif_addfd.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """The call returns `value` (``__s64 val``)."""
+
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The call fails with `errno` (a positive number from `errno`; the wire form negates it)."""
+
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddFd:
+    """The call returns a new descriptor of the tracee: a duplicate of our `fd` (SECCOMP_ADDFD_FLAG_SEND).
+
+    `fd` is closed by the session after the answer. `cloexec` sets O_CLOEXEC on the tracee's descriptor.
+    """
+
+    fd: int
+    cloexec: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """The kernel executes the call itself, re-reading its memory; `because` is why that grants nothing of ours."""
+
+    because: str
+
+
+Verdict: TypeAlias = Return | Fail | AddFd | Continue
