@@ -1,0 +1,127 @@
+"""A record as JSON: what the control socket sends and `interceptor trace --json` prints, one object a call.
+
+The keys are documented in docs/control.md and only ever added to. Text that a tracee chose is made printable on the way
+out: bytes that are not UTF-8 become backslash escapes, secrets among mount options become asterisks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from interceptor.trace.record import How, Record
+from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from interceptor.args import Signature
+    from interceptor.registry import Syscall
+
+Event = dict[str, Any]
+
+SECRET = re.compile(rb"(^|,)(pass\w*|cred\w*|secret\w*|key)=(?:,,|[^,])*", re.IGNORECASE)
+"""Mount options of cifs, nfs, ceph and ecryptfs whose value nobody may read; cifs writes a comma in one as ``,,``."""
+USERINFO = re.compile(rb"(://[^/@:]*):[^/@]*@")
+"""``://user:password@host``, as FUSE programs take it as a mount's source."""
+
+
+def event(record: Record, rows: Mapping[str, Syscall], title: str | None = None) -> Event:
+    """`record` as the documented object. `rows` is the registry, `title` the container's name."""
+    row = rows.get(record.call)
+    return {
+        "time": _utc(record.time_ns),
+        "time_ns": record.time_ns,
+        "container": record.container,
+        "name": title or record.container[:12],
+        "tid": record.tid,
+        "comm": record.comm,
+        "arch": record.arch.name.lower(),
+        "call": record.call,
+        "arguments": _arguments(record, row.signature if row else None),
+        "args": _args(record),
+        **_result(record.verdict),
+        "how": str(record.how),
+        "rule": record.rule,
+        "why": record.why or _because(record.verdict),
+        "micros": round(record.micros, 1),
+        **({"remedy": remedy(record)} if record.how is How.DENIED else {}),
+    }
+
+
+def mask(value: bytes) -> bytes:
+    """`value` with its secrets replaced by asterisks."""
+    return USERINFO.sub(rb"\1:***@", SECRET.sub(rb"\1\2=***", value))
+
+
+def errno_name(number: int) -> str:
+    """``EPERM``; the kernel's spelling where the C library has two names for one number."""
+    return _SPELLED.get(number) or errno.errorcode.get(number, f"ERRNO_{number}")
+
+
+_SPELLED = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK", errno.EAGAIN: "EAGAIN"}
+
+
+def remedy(record: Record) -> str:
+    """What would have allowed a denied call, for people."""
+    if record.rule.startswith("kernel:"):
+        return (
+            "the kernel refuses this to the caller as well and no policy lends it: "
+            "the caller needs that capability in its container, e.g. by docker run --cap-add"
+        )
+    return f"change the rule at {record.rule}, or let a rule before it match this call"
+
+
+def _utc(time_ns: int) -> str:
+    """RFC 3339 with microseconds."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%FT%T}.{rest // 1000:06}Z"
+
+
+def _arguments(record: Record, signature: Signature | None) -> str:
+    """The argument list as strace prints it; hexadecimal registers for a call that no handler has declared."""
+    if signature is None:
+        return ", ".join(hex(r & record.arch.register_mask) for r in record.registers)
+    if record.args is None:
+        return signature.render_registers(record.registers, record.arch)
+    return signature.render(_masked(record.args))
+
+
+def _masked(args: Any) -> Any:
+    """`args` without secrets; the same object when it has none."""
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(args)}
+    masked = {name: mask(v) for name, v in values.items() if isinstance(v, bytes)}
+    changed = {name: v for name, v in masked.items() if v != values[name]}
+    return dataclasses.replace(args, **changed) if changed else args
+
+
+def _args(record: Record) -> dict[str, Any] | None:
+    """The decoded args by name: numbers, strings and null."""
+    if record.args is None:
+        return None
+    return {f.name: _plain(getattr(record.args, f.name)) for f in dataclasses.fields(record.args)}
+
+
+def _plain(value: Any) -> Any:
+    return mask(value).decode(errors="backslashreplace") if isinstance(value, bytes) else value
+
+
+def _result(verdict: Verdict | None) -> Event:
+    """``result``: the value, or null where only the kernel knows it; ``errno`` and its meaning, or null."""
+    result: Event = {"result": None, "errno": None, "error": None, "descriptor": isinstance(verdict, AddFd)}
+    match verdict:
+        case Return(value):
+            result["result"] = value
+        case Fail(number):
+            result |= {"result": -1, "errno": errno_name(number), "error": os.strerror(number)}
+        case _:
+            pass
+    return result
+
+
+def _because(verdict: Verdict | None) -> str:
+    return verdict.because if isinstance(verdict, Continue) else ""

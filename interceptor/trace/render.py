@@ -1,0 +1,132 @@
+"""Events as lines for people, in the manner of strace.
+
+    12:34:56.789012 web systemd[12]   mount("proc", "/proc", "proc", 0, NULL)      = 0 <emulated> docker.yaml:12 38µs
+
+A denied call gets a second line: which rule, why, and what would allow it. Whatever a tracee may have chosen (comm,
+container names from annotations, text in `why`) is made printable first: a trace must not be able to drive a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from interceptor.trace.record import How
+
+if TYPE_CHECKING:
+    from interceptor.trace.event import Event
+
+CALL_WIDTH = 56
+"""Where results stand in line; longer calls push theirs to the right, as in strace -a."""
+PROCESS_WIDTH = 22
+"""comm (15 at most) and tid; longer ones push the rest to the right."""
+
+_ANSI = {
+    "dim": "\x1b[2m",
+    "red": "\x1b[31m",
+    "bold red": "\x1b[1;31m",
+    "green": "\x1b[32m",
+    "yellow": "\x1b[33m",
+    "cyan": "\x1b[36m",
+}
+_HOW_STYLE = {
+    How.EMULATED: "green",
+    How.TABLE: "cyan",
+    How.CONTINUED: "dim",
+    How.NATIVE: "dim",
+    How.DENIED: "red",
+    How.FAILED: "bold red",
+    How.GONE: "yellow",
+}
+
+
+def printable(text: str) -> str:
+    """`text` with everything that could move a cursor or change a colour as a backslash escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+@dataclass(slots=True)
+class Printer:
+    """Turns events into lines; remembers the width of the container column and the day of the last line."""
+
+    colour: bool = False
+    names: int = 0
+    """Width of the container column so far."""
+    day: str = field(default_factory=lambda: time.strftime("%F"))
+
+    def widen(self, events: list[Event]) -> None:
+        """Makes room for the container names of a whole batch, so that its columns stand in line."""
+        self.names = max([self.names, *(len(printable(e["name"])) for e in events)])
+
+    def lines(self, event: Event) -> list[str]:
+        """One line, preceded by the date when it changes, followed by an explanation when one is owed."""
+        self.widen([event])
+        seconds, rest = divmod(int(event["time_ns"]), 1_000_000_000)
+        when = time.localtime(seconds)
+        before = self._date(time.strftime("%F", when))
+        clock = f"{time.strftime('%T', when)}.{rest // 1000:06}"
+        return [*before, self._line(clock, event), *self._explanation(event)]
+
+    def lost(self, count: int) -> str:
+        """What stands where records are missing because the reader was too slow."""
+        return self._paint("yellow", f"… {count} calls are missing here: they came faster than they could be printed")
+
+    def _date(self, day: str) -> list[str]:
+        if day == self.day:
+            return []
+        self.day = day
+        return [self._paint("dim", f"-- {day} --")]
+
+    def _line(self, clock: str, event: Event) -> str:
+        process = f"{printable(event['comm'])}[{event['tid']}]"
+        call = f"{printable(event['call'])}({event['arguments']})"
+        how = How(event["how"])
+        parts = [
+            self._paint("dim", clock),
+            printable(event["name"]).ljust(self.names),
+            process.ljust(PROCESS_WIDTH),
+            f"{call.ljust(CALL_WIDTH)} = {self._result(event)}",
+            self._paint(_HOW_STYLE[how], f"<{how}>"),
+            self._paint("dim", f"{_short(event['rule'])} {_micros(event['micros'])}".lstrip()),
+        ]
+        return " ".join(parts)
+
+    def _result(self, event: Event) -> str:
+        """``0``, ``-1 EPERM (Operation not permitted)``, ``?`` for what only the kernel knows."""
+        if event["errno"]:
+            return self._paint("red", f"-1 {event['errno']} ({event['error']})")
+        if event["descriptor"]:
+            return "fd"
+        return "?" if event["result"] is None else str(event["result"])
+
+    def _explanation(self, event: Event) -> list[str]:
+        """The second line of a denied or failed call."""
+        how = How(event["how"])
+        if how not in (How.DENIED, How.FAILED):
+            return []
+        rule = f"refused by {event['rule']}" if how is How.DENIED and event["rule"] else ""
+        parts = [rule, event["why"], event.get("remedy", "")]
+        text = "; ".join(printable(part) for part in parts if part)
+        return [self._paint("dim", f"{'':15} └─ {text}")] if text else []
+
+    def _paint(self, style: str, text: str) -> str:
+        return f"{_ANSI[style]}{text}\x1b[0m" if self.colour else text
+
+
+def wants_colour(fd: int) -> bool:
+    """Whether output to `fd` is coloured: a terminal that is not dumb, and NO_COLOR (no-color.org) unset or empty."""
+    return os.isatty(fd) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _short(rule: str) -> str:
+    """The rule's file without its directories; the whole place stands in the JSON form and in explanations."""
+    return printable(PurePath(rule).name if rule.startswith("/") else rule)
+
+
+def _micros(micros: float) -> str:
+    return f"{micros:.0f}µs" if micros >= 10 else f"{micros:.1f}µs"  # noqa: PLR2004 - two digits tell enough
