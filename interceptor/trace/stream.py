@@ -1,0 +1,123 @@
+"""The control operation `trace`: history, and with "follow" what comes after it, as messages of bounded size.
+
+The only part of the package that needs trio: it is the reader's end, in the control plane's event loop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+
+from interceptor.errors import WireError
+from interceptor.trace.event import Event, event
+from interceptor.trace.ring import Follower, Hub, Selection
+from interceptor.wire import CONTROL_MESSAGE_MAX
+
+if TYPE_CHECKING:
+    from interceptor.registry import Syscall
+    from interceptor.trace.record import Record
+
+BATCH = CONTROL_MESSAGE_MAX // 4
+"""Bytes of events after which a message is sent; the largest event (three strings of 4 KiB, each byte escaped) still
+fits into a message beside them."""
+
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+class Query(NamedTuple):
+    """What a `trace` request asks for."""
+
+    container: str | None
+    selection: Selection
+    last: int | None
+    follow: bool
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Query:
+        """Reads a request's fields; WireError that names the one which is not as docs/control.md says."""
+        container, last, follow = body.get("container"), body.get("last"), body.get("follow", False)
+        calls, denied = body.get("calls", []), body.get("denied", False)
+        if not (container is None or isinstance(container, str)):
+            raise WireError(f'trace: "container" is {container!r}; it must be a name, an id or null')
+        if not (last is None or (isinstance(last, int) and last >= 0)):
+            raise WireError(f'trace: "last" is {last!r}; it must be a number of records or null')
+        if not (isinstance(calls, list) and all(isinstance(c, str) for c in calls)):
+            raise WireError(f'trace: "calls" is {calls!r}; it must be a list of names of system calls')
+        if not (isinstance(follow, bool) and isinstance(denied, bool)):
+            raise WireError('trace: "follow" and "denied" must be true or false')
+        return cls(container, Selection(frozenset(calls), denied), last, follow)
+
+
+async def serve(hub: Hub, rows: Mapping[str, Syscall], body: Mapping[str, Any], send: Send) -> None:
+    """Answers one `trace` request by `send`ing messages, the one with "end" last.
+
+    Runs until the history is sent, or with "follow" until the container has ended or `send` fails or is cancelled.
+    Raises WireError for a malformed request and ConfigError for a container that is not known.
+    """
+    query = Query.of(body)
+    if not query.follow:
+        await _send_all(hub, rows, hub.history(query.container, query.selection, query.last), send)
+        await send({"ok": True, "end": True})
+        return
+    news = _News()
+    history, follower = hub.follow(query.container, query.selection, news.wake, query.last)
+    try:
+        await _send_all(hub, rows, history, send)
+        await _pass_on(hub, rows, follower, news, send)
+        await send({"ok": True, "end": True})
+    finally:
+        hub.unfollow(follower)
+
+
+class _News:
+    """Lets session threads wake one task."""
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._event = trio.Event()
+
+    def wake(self) -> None:
+        """From any thread; RuntimeError (trio.RunFinishedError) once the event loop has ended."""
+        self._token.run_sync_soon(self._set, idempotent=True)
+
+    def _set(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+async def _pass_on(hub: Hub, rows: Mapping[str, Syscall], follower: Follower, news: _News, send: Send) -> None:
+    while True:
+        ended = follower.ended
+        records, lost = follower.take()
+        await _send_all(hub, rows, records, send)
+        if lost:
+            await send({"ok": True, "events": [], "lost": lost})
+        if ended:
+            return
+        await news.wait()
+
+
+async def _send_all(hub: Hub, rows: Mapping[str, Syscall], records: Sequence[Record], send: Send) -> None:
+    titles = hub.titles()
+    for batch in _batches(event(record, rows, titles.get(record.container)) for record in records):
+        await send({"ok": True, "events": batch})
+
+
+def _batches(events: Iterator[Event]) -> Iterator[list[Event]]:
+    """Groups of events that fit into a message."""
+    batch: list[Event] = []
+    size = 0
+    for one in events:
+        batch.append(one)
+        size += len(json.dumps(one))
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
