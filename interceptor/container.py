@@ -37,6 +37,8 @@ class Container:
     """Host pid of the container's init, once it is created."""
     mount_namespace: int | None = None
     """Inode of init's mount namespace (st_ino of /proc/PID/ns/mnt)."""
+    user_namespace: int | None = None
+    """Inode of init's user namespace, which owns that mount namespace."""
     immutable: frozenset[int] = frozenset()
     """STATX_MNT_ID of the mounts that existed when the container was created."""
     wait_killable: bool = False

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from interceptor.verdict import Fail, Verdict
+
 if TYPE_CHECKING:
     from interceptor.container import Container
     from interceptor.policy import Decision, Policy
@@ -50,6 +52,14 @@ class Tracee(Protocol):
     def namespace_id(self, namespace: Namespace) -> int:
         """st_ino of the tracee's namespace."""
 
+    def owns(self, namespace: Namespace) -> bool:
+        """Whether the tracee's `namespace` belongs to its own user namespace or to one below it (never the host's)."""
+
+    def anchor(self, path: bytes) -> Anchor:
+        """Where `path` starts. ``/proc/self/fd/N`` and its like become the tracee's own descriptor: for the agent,
+        `self` would mean the agent. OSError(EBADF) for a descriptor that is not open.
+        """
+
     @property
     def uid_inside(self) -> int:
         """The tracee's effective uid as its container's user namespace numbers it; 65534 for one it does not map."""
@@ -59,8 +69,8 @@ class Tracee(Protocol):
         """Whether the tracee lives in a user namespace below the container's own."""
 
     def covered(self, fstype: str) -> Sequence[bytes]:
-        """Mount points below the tracee's visible mount of `fstype` (proc or sysfs), relative to its root, in mount
-        order: what a fresh mount must cover again so that it reveals no more.
+        """The mount point of a whole, visible `fstype` (proc, sysfs) of the tracee's, then what is mounted below it,
+        relative to it, in mount order: what a fresh mount must cover again so that it reveals no more. Empty without one.
         """
 
 
@@ -101,6 +111,16 @@ class Call:
     decision: Decision
     tracee: Tracee
     agent: Agent
+    rule: str = ""
+    """``file:line`` that decided, when it is another than the decision's (a filesystem's entry)."""
+    why: str = ""
+    """For the person who reads the trace."""
+    denied: bool = False
+
+    def deny(self, number: int, why: str) -> Verdict:
+        """The verdict of a rule's refusal: `number` is an errno, `why` names the argument that was refused."""
+        self.denied, self.why = True, why
+        return Fail(number)
 
 
 class Operation(Protocol):

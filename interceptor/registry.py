@@ -36,14 +36,15 @@ class Support(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class NoneOf:
-    """The call is looked at only while none of `mask` is set in the register of field `field`.
+class Masked:
+    """The call is looked at when the register of field `field` and-ed with `mask` is `value`.
 
-    Compiled into BPF: what carries one of the bits never leaves the kernel.
+    Compiled into BPF: what matches none of a call's conditions never leaves the kernel.
     """
 
     field: str
     mask: int
+    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class Syscall:
     name: str
     signature: Signature
     handler: Handler
-    when: NoneOf | None
+    when: tuple[Masked, ...]
+    """Any of them; empty: always."""
     needs: Needs | None
     support: Support
     note: str
@@ -87,7 +89,7 @@ _SCMP_ARCH = {Arch.X86_64: pyseccomp.Arch.X86_64, Arch.I386: pyseccomp.Arch.X86,
 def handles(
     name: str,
     *,
-    when: NoneOf | None = None,
+    when: tuple[Masked, ...] = (),
     needs: Needs | None = None,
     support: Support = Support.FULL,
     note: str = "",
@@ -102,8 +104,9 @@ def handles(
 
     def register(handler: Handler) -> Handler:
         signature = Signature.of(_args_type(handler))
-        if when and when.field not in {f.name for f in signature.fields}:
-            raise TypeError(f"{name}: NoneOf names field {when.field!r}, which {signature.type.__qualname__} has not")
+        for condition in when:
+            if condition.field not in {f.name for f in signature.fields}:
+                raise TypeError(f"{name}: a condition names {condition.field!r}, which {signature.type.__qualname__} has not")
         if all(resolve(name, arch) is None for arch in Arch):
             raise ValueError(f"{name!r} is no system call that libseccomp knows")
         if name in _rows and _rows[name].module != handler.__module__:

@@ -1,7 +1,21 @@
 #include "notify.h"
+
 #include <errno.h>
-#include <sys/ioctl.h>
+#include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
@@ -9,8 +23,254 @@
 #ifndef SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
 #define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP 1UL
 #endif
+#ifndef SECCOMP_ADDFD_FLAG_SEND
+#define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)
+#endif
+
+#define ARCH_X86_64 0xC000003Eu
+#define ARCH_I386 0x40000003u
+#define X32_SYSCALL_BIT 0x40000000
+
+static uint64_t now(clockid_t clock)
+{
+	struct timespec t;
+
+	clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 int ic_set_sync_wake_up(int notifier)
 {
 	return ioctl(notifier, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP) < 0 ? -errno : 0;
+}
+
+int ic_notify_sizes(uint16_t sizes[3])
+{
+	struct seccomp_notif_sizes s;
+
+	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &s) < 0)
+		return -errno;
+	sizes[0] = s.seccomp_notif;
+	sizes[1] = s.seccomp_notif_resp;
+	sizes[2] = s.seccomp_data;
+	return 0;
+}
+
+void ic_session_table(struct ic_session *session, struct ic_table *table)
+{
+	__atomic_store_n(&session->table, table, __ATOMIC_RELEASE);
+}
+
+int ic_answer(int notifier, uint64_t id, int64_t value, int32_t error, uint32_t flags)
+{
+	/* CONTINUE needs val = error = 0; an error is negative on the wire. */
+	struct seccomp_notif_resp answer = {.id = id, .val = error ? 0 : value, .error = -error, .flags = flags};
+
+	return ioctl(notifier, SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0 ? -errno : 0;
+}
+
+int ic_answer_fd(int notifier, uint64_t id, int fd, int cloexec)
+{
+	struct seccomp_notif_addfd add = {
+		.id = id, .flags = SECCOMP_ADDFD_FLAG_SEND, .srcfd = (uint32_t)fd, .newfd_flags = cloexec ? O_CLOEXEC : 0,
+	};
+	int result = ioctl(notifier, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+
+	return result < 0 ? -errno : result;
+}
+
+int ic_id_valid(int notifier, uint64_t id)
+{
+	return ioctl(notifier, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) < 0 ? -errno : 0;
+}
+
+static const struct ic_row *look_up(const struct ic_table *table, const struct seccomp_data *data)
+{
+	const uint64_t width = data->arch == ARCH_I386 ? UINT32_MAX : UINT64_MAX;
+
+	if (!table || !table->present[data->nr & 511])
+		return 0;
+	for (uint32_t i = 0; i < table->length; i++) {
+		const struct ic_row *row = &table->row[i];
+		uint32_t c = 0;
+
+		if (row->nr != data->nr || row->arch != data->arch)
+			continue;
+		while (c < row->conditions &&
+		       (data->args[row->condition[c].index] & row->condition[c].mask & width) == row->condition[c].value)
+			c++;
+		if (c == row->conditions)
+			return row;
+	}
+	return 0;
+}
+
+/* The kernel answers ENOENT both for a notification whose tracee died meanwhile and, from 6.11, when all are gone. */
+static int hung_up(int notifier)
+{
+	struct pollfd p = {.fd = notifier, .events = POLLIN};
+
+	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) && !(p.revents & POLLIN);
+}
+
+static int wait_readable(int notifier)
+{
+	struct pollfd p = {.fd = notifier, .events = POLLIN};
+
+	for (;;) {
+		if (poll(&p, 1, -1) < 0) {
+			if (errno == EINTR)
+				continue;
+			return -errno;
+		}
+		if (p.revents & POLLIN)
+			return 0;
+		if (p.revents)
+			return -ENODEV;
+	}
+}
+
+static int receive(struct ic_session *session, struct seccomp_notif *request)
+{
+	for (;;) {
+		if (session->poll_first) {
+			int error = wait_readable(session->notifier);
+
+			if (error)
+				return error;
+		}
+		memset(request, 0, sizeof *request); /* the kernel insists: EINVAL otherwise */
+		if (ioctl(session->notifier, SECCOMP_IOCTL_NOTIF_RECV, request) == 0)
+			return 0;
+		if (errno == EINTR)
+			continue;
+		if (errno != ENOENT)
+			return -errno;
+		if (hung_up(session->notifier))
+			return -ENODEV;
+	}
+}
+
+static void answer_hit(struct ic_session *session, const struct seccomp_notif *request, const struct ic_row *row, uint64_t received)
+{
+	struct ic_hit *hit = &session->hit[session->hit_count % IC_HITS];
+
+	hit->sent = ic_answer(session->notifier, request->id, row->action == IC_RETURN ? row->value : 0,
+			      row->action == IC_ERRNO ? (int32_t)row->value : 0,
+			      row->action == IC_CONTINUE ? SECCOMP_USER_NOTIF_FLAG_CONTINUE : 0);
+	hit->time = now(CLOCK_REALTIME);
+	hit->nanoseconds = (uint32_t)(now(CLOCK_MONOTONIC) - received);
+	memcpy(hit->args, request->data.args, sizeof hit->args);
+	hit->tid = request->pid;
+	hit->arch = request->data.arch;
+	hit->nr = request->data.nr;
+	hit->rule = row->rule;
+	__atomic_store_n(&session->hit_count, session->hit_count + 1, __ATOMIC_RELEASE);
+}
+
+int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t error, uint32_t flags, struct ic_notification *out)
+{
+	struct seccomp_notif request;
+
+	out->sent = id ? ic_answer(session->notifier, id, value, error, flags) : 0;
+	for (;;) {
+		const struct ic_row *row;
+		uint64_t received;
+		int failure = receive(session, &request);
+
+		if (failure)
+			return failure;
+		received = now(CLOCK_MONOTONIC);
+		if (request.data.arch == ARCH_X86_64 && (request.data.nr & X32_SYSCALL_BIT)) {
+			ic_answer(session->notifier, request.id, 0, ENOSYS, 0);
+			continue;
+		}
+		row = look_up(__atomic_load_n(&session->table, __ATOMIC_ACQUIRE), &request.data);
+		if (row) {
+			answer_hit(session, &request, row, received);
+			continue;
+		}
+		out->id = request.id;
+		out->tid = request.pid;
+		out->arch = request.data.arch;
+		out->nr = request.data.nr;
+		out->ip = request.data.instruction_pointer;
+		memcpy(out->args, request.data.args, sizeof out->args);
+		out->received = received;
+		return 0;
+	}
+}
+
+static int install_listener(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x7fffffff, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+}
+
+/* A listener whose only task is gone. The child shares our descriptors, so what it opens is ours. */
+static int orphaned_listener(void)
+{
+	volatile int *fd = mmap(0, sizeof *fd, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int result;
+	long child;
+
+	if (fd == MAP_FAILED)
+		return -errno;
+	*fd = -EAGAIN;
+	child = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+	if (child == 0) {
+		int listener = install_listener();
+
+		*fd = listener < 0 ? -errno : listener;
+		_exit(0);
+	}
+	if (child < 0)
+		*fd = -errno;
+	else
+		while (waitpid((pid_t)child, 0, 0) < 0 && errno == EINTR)
+			;
+	result = *fd;
+	munmap((void *)fd, sizeof *fd);
+	return result;
+}
+
+static int receive_returns(int listener)
+{
+	int status = 1;
+	pid_t child = fork();
+	struct pollfd p = {.events = POLLIN};
+
+	if (child == 0) {
+		struct seccomp_notif request = {0};
+
+		_exit(ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request) < 0 && errno == ENOENT ? 0 : 1);
+	}
+	if (child < 0)
+		return -errno;
+	p.fd = (int)syscall(SYS_pidfd_open, child, 0);
+	poll(&p, 1, 300);
+	kill(child, SIGKILL); /* ours, not reaped yet: the number is still its own */
+	close(p.fd);
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+int ic_probe_receive_returns(void)
+{
+	int result, listener = orphaned_listener();
+
+	if (listener < 0)
+		return listener;
+	result = receive_returns(listener);
+	close(listener);
+	return result;
 }

@@ -1,1 +1,182 @@
 #include "pin.h"
+#include "notify.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/nsfs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL
+#endif
+#define PAGE 4096u
+#define DEPTH 33 /* user namespaces nest at most 32 deep (user_namespaces(7)) */
+
+/* Copies up to `limit` bytes page by page, so that a string that ends before an unmapped page is whole. */
+static int32_t copy_piece(uint32_t tid, const struct ic_piece *piece, char *to)
+{
+	uint32_t done = 0;
+
+	while (done < piece->limit) {
+		uint64_t at = piece->address + done;
+		uint32_t chunk = PAGE - (uint32_t)(at % PAGE);
+		struct iovec local, remote;
+		ssize_t n;
+
+		if (chunk > piece->limit - done)
+			chunk = piece->limit - done;
+		local = (struct iovec){to + done, chunk};
+		remote = (struct iovec){(void *)(uintptr_t)at, chunk};
+		n = process_vm_readv((pid_t)tid, &local, 1, &remote, 1, 0);
+		if (n <= 0)
+			break;
+		if (piece->terminated) {
+			const char *nul = memchr(to + done, 0, (size_t)n);
+
+			if (nul)
+				return (int32_t)(nul - to) + 1;
+		}
+		done += (uint32_t)n;
+		if ((uint32_t)n < chunk)
+			break;
+	}
+	return done || !piece->limit ? (int32_t)done : -1;
+}
+
+static void copy_pieces(uint32_t tid, struct ic_piece *pieces, int count, char *buffer, uint32_t size)
+{
+	uint32_t used = 0;
+
+	for (int i = 0; i < count; i++) {
+		struct ic_piece *piece = &pieces[i];
+
+		piece->offset = used;
+		if (piece->limit > size - used)
+			piece->limit = size - used;
+		piece->length = copy_piece(tid, piece, buffer + used);
+		if (piece->length > 0)
+			used += (uint32_t)piece->length;
+	}
+}
+
+static uint64_t effective(uint32_t tid)
+{
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, (int)tid};
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &header, data) < 0)
+		return 0;
+	return (uint64_t)data[1].effective << 32 | data[0].effective;
+}
+
+static void read_comm(int proc, char comm[16])
+{
+	int fd = openat(proc, "comm", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, comm, 16);
+
+	if (fd >= 0)
+		close(fd);
+	comm[n > 0 ? n - 1 : 0] = 0; /* the kernel ends it with a newline */
+}
+
+int ic_pin(int notifier, uint64_t id, uint32_t tid, struct ic_pin *pin, struct ic_piece *pieces, int count, char *buffer, uint32_t size)
+{
+	char path[32];
+	struct stat st;
+	int error;
+
+	snprintf(path, sizeof path, "/proc/%u", tid);
+	pin->proc = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (pin->proc < 0)
+		return errno == ENOENT || errno == ESRCH ? -ENOENT : -errno;
+	pin->owner = fstat(pin->proc, &st) < 0 ? 0 : st.st_uid;
+	pin->cap_effective = effective(tid);
+	pin->user_namespace = ic_pin_inode(pin->proc, "ns/user");
+	pin->mount_namespace = ic_pin_inode(pin->proc, "ns/mnt");
+	read_comm(pin->proc, pin->comm);
+	copy_pieces(tid, pieces, count, buffer, size);
+	error = ic_id_valid(notifier, id);
+	if (error) {
+		close(pin->proc);
+		pin->proc = -1;
+	}
+	return error;
+}
+
+int ic_pin_open(int proc, const char *name, int path_only)
+{
+	int fd = openat(proc, name, (path_only ? O_PATH : O_RDONLY) | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+uint64_t ic_pin_inode(int proc, const char *name)
+{
+	struct stat st;
+
+	return fstatat(proc, name, &st, 0) < 0 ? 0 : st.st_ino;
+}
+
+int ic_pin_getfd(int proc, uint32_t tid, int fd)
+{
+	int result, saved, pidfd = (int)syscall(SYS_pidfd_open, tid, PIDFD_THREAD);
+	struct stat st;
+
+	if (pidfd < 0) /* before 6.9 only a thread group leader has a pidfd */
+		pidfd = (int)syscall(SYS_pidfd_open, tid, 0);
+	if (pidfd < 0)
+		return -errno;
+	/* The number was used once more: only if the pinned task still lives now was it its own when the pidfd was opened. */
+	if (fstatat(proc, "ns/user", &st, 0) < 0) {
+		close(pidfd);
+		return -ESRCH;
+	}
+	result = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+	saved = errno;
+	close(pidfd);
+	return result < 0 ? -saved : result;
+}
+
+int ic_pin_capable(int proc, const char *name, uint64_t cap_effective, int cap, uint32_t euid)
+{
+	uint64_t own = ic_pin_inode(proc, "ns/user");
+	int raised = (int)(cap_effective >> cap & 1);
+	int result = 0, depth = 0, here, ns = ic_pin_open(proc, name, 0);
+
+	if (ns < 0)
+		return ns;
+	here = ioctl(ns, NS_GET_USERNS);
+	close(ns);
+	if (here < 0)
+		return -errno;
+	for (; depth < DEPTH; depth++) {
+		struct stat st;
+		uid_t owner;
+		int parent;
+
+		if (fstat(here, &st) == 0 && st.st_ino == own) {
+			result = raised;
+			break;
+		}
+		parent = ioctl(here, NS_GET_PARENT);
+		if (parent < 0) /* EPERM: the host's own user namespace has none */
+			break;
+		/* Who created a user namespace from the namespace above owns it with all capabilities. */
+		if (fstat(parent, &st) == 0 && st.st_ino == own && ioctl(here, NS_GET_OWNER_UID, &owner) == 0 && owner == euid) {
+			close(parent);
+			result = 1;
+			break;
+		}
+		close(here);
+		here = parent;
+	}
+	close(here);
+	return result;
+}

@@ -1,4 +1,46 @@
+/* The tracee, pinned: a handle of /proc/TID opened first, its memory copied, then ID_VALID asked once.
+ *
+ * A descriptor of /proc/TID belongs to that task (struct pid) for ever: when the task dies and its number is used again,
+ * what is opened below the descriptor fails with ESRCH. So after the one check no number can name somebody else.
+ *
+ * Source: seccomp_unotify(2), "Design goals"; Linux fs/proc/base.c proc_pid_lookup(), pid_revalidate().
+ */
 #ifndef INTERCEPTOR_PIN_H
 #define INTERCEPTOR_PIN_H
+
 #include <stdint.h>
+
+#define IC_PIECES 6
+
+struct ic_piece {
+	uint64_t address;    /* in the tracee */
+	uint32_t limit;      /* bytes wanted at most */
+	int32_t length;      /* bytes copied; -1: not even the first byte was readable */
+	uint32_t terminated; /* 1: stop after the first NUL */
+	uint32_t offset;     /* where in the buffer the copy starts */
+};
+
+struct ic_pin {
+	int proc;                /* O_PATH|O_DIRECTORY of /proc/TID; the caller's to close */
+	uint32_t owner;          /* its uid: the tracee's euid when that is dumpable, else host root */
+	uint64_t cap_effective;  /* capget(2) of the tracee: a set that counts in the tracee's own user namespace */
+	uint64_t user_namespace; /* st_ino of ns/user and ns/mnt */
+	uint64_t mount_namespace;
+	char comm[16];
+};
+
+/* 0; -ENOENT when the notification is no longer valid (then nothing is open); another -errno is ours. */
+int ic_pin(int notifier, uint64_t id, uint32_t tid, struct ic_pin *pin, struct ic_piece *pieces, int count, char *buffer, uint32_t size);
+
+/* Opens NAME ("root", "cwd", "ns/mnt" …) below a pinned /proc/TID; O_PATH for root and cwd.
+ * A descriptor or -errno (ESRCH, ENOENT: gone). */
+int ic_pin_open(int proc, const char *name, int path_only);
+/* st_ino of what NAME below a pinned /proc/TID points to, or 0. */
+uint64_t ic_pin_inode(int proc, const char *name);
+/* A duplicate of the tracee's descriptor (pidfd_getfd(2)), or -errno; EBADF is the tracee's mistake. */
+int ic_pin_getfd(int proc, uint32_t tid, int fd);
+/* Whether `cap_effective`, held in the pinned tracee's user namespace by `euid`, counts in the user namespace that owns
+ * the namespace NAME ("ns/mnt" …): security/commoncap.c cap_capable(). 1, 0 or -errno. */
+int ic_pin_capable(int proc, const char *name, uint64_t cap_effective, int cap, uint32_t euid);
+
 #endif

@@ -1,0 +1,116 @@
+"""Pinning a tracee: the Python side of pin.c. The only caller is `interceptor.tracee`."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from interceptor.args import Want
+from interceptor.errors import InterceptorError, NotificationGone
+from interceptor.native._native import ffi, lib
+
+BUFFER_SIZE = 32768
+
+_GONE = frozenset({errno.ESRCH, errno.ENOENT})
+
+
+class Buffer:
+    """Scratch memory for one receiving thread."""
+
+    __slots__ = ("memory", "pieces", "pin")
+
+    def __init__(self) -> None:
+        self.memory = ffi.new("char[]", BUFFER_SIZE)
+        self.pieces = ffi.new("struct ic_piece[]", lib.IC_PIECES)
+        self.pin = ffi.new("struct ic_pin *")
+
+
+class Held:
+    """What pinning yields: the descriptor of /proc/TID and what was read before the check."""
+
+    __slots__ = ("cap_effective", "comm", "mount_namespace", "owner", "proc", "user_namespace")
+
+    def __init__(self, c: Any) -> None:
+        self.proc: int = c.proc
+        self.owner: int = c.owner
+        self.cap_effective: int = c.cap_effective
+        self.user_namespace: int = c.user_namespace
+        self.mount_namespace: int = c.mount_namespace
+        self.comm: str = ffi.string(c.comm).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        fd, self.proc = self.proc, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def pin(notifier: int, notification_id: int, tid: int, wants: Sequence[Want], buffer: Buffer) -> tuple[Held, list[bytes | None]]:
+    """See ic_pin(). NotificationGone; InterceptorError for what should not happen (EMFILE)."""
+    pieces = buffer.pieces
+    for number, want in enumerate(wants):
+        piece = pieces[number]
+        piece.address, piece.limit, piece.terminated = want
+    count = len(wants)
+    result = lib.ic_pin(notifier, notification_id, tid, buffer.pin, pieces, count, buffer.memory, BUFFER_SIZE)
+    if result < 0:
+        fail(result, f"pinning thread {tid}")
+    memory = buffer.memory
+    copies = [
+        bytes(ffi.buffer(memory + pieces[i].offset, pieces[i].length)) if pieces[i].length >= 0 else None for i in range(count)
+    ]
+    return Held(buffer.pin), copies
+
+
+def open_below(proc: int, name: str, *, path_only: bool) -> int:
+    """A descriptor of NAME below a pinned /proc/TID; the caller's to close."""
+    result: int = lib.ic_pin_open(proc, name.encode(), path_only)
+    if result < 0:
+        fail(result, f"opening {name} of the tracee")
+    return result
+
+
+def inode(proc: int, name: str) -> int:
+    """st_ino behind NAME below a pinned /proc/TID; 0 when it is gone."""
+    return int(lib.ic_pin_inode(proc, name.encode()))
+
+
+def take(proc: int, tid: int, fd: int) -> int:
+    """A duplicate of the tracee's descriptor; OSError(EBADF) for a number that it has not open."""
+    result: int = lib.ic_pin_getfd(proc, tid, fd)
+    if result == -errno.EBADF:
+        raise OSError(errno.EBADF, f"the tracee has no descriptor {fd}")
+    if result < 0:
+        fail(result, f"taking descriptor {fd} of the tracee")
+    return result
+
+
+def capable(proc: int, namespace: str, cap_effective: int, cap: int, euid: int) -> bool:
+    """See ic_pin_capable()."""
+    result: int = lib.ic_pin_capable(proc, namespace.encode(), cap_effective, cap, euid)
+    if result < 0:
+        fail(result, f"asking who owns {namespace} of the tracee")
+    return bool(result)
+
+
+def read(proc: int, name: str) -> bytes:
+    """The whole of a file below a pinned /proc/TID."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError as error:
+        fail(-(error.errno or errno.EIO), f"reading {name} of the tracee")
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def close(fd: int) -> None:
+    """Closes a descriptor that one of these functions opened."""
+    os.close(fd)
+
+
+def fail(result: int, what: str) -> NoReturn:
+    """Raises for -errno: NotificationGone for a task that died, InterceptorError for the rest (ours)."""
+    if -result in _GONE:
+        raise NotificationGone(f"{what}: it is gone")
+    raise InterceptorError(f"{what}: {os.strerror(-result)}")
