@@ -33,7 +33,7 @@ $(STAMPS)/venv: pyproject.toml $(STAMPS)/debian
 	@touch $@
 
 $(STAMPS)/install: $(STAMPS)/venv $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall -Cbuild-dir=build/meson .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall --config-settings=build-dir=build/meson .
 	@touch $@
 
 clean:
