@@ -8,12 +8,12 @@ container names from annotations, text in `why`) is made printable first: a trac
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from interceptor.printable import printable
 from interceptor.trace.record import How
 
 if TYPE_CHECKING:
@@ -41,13 +41,6 @@ _HOW_STYLE = {
     How.FAILED: "bold red",
     How.GONE: "yellow",
 }
-
-
-def printable(text: str) -> str:
-    """`text` with everything that could move a cursor or change a colour as a backslash escape."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 @dataclass(slots=True)
@@ -116,11 +109,6 @@ class Printer:
 
     def _paint(self, style: str, text: str) -> str:
         return f"{_ANSI[style]}{text}\x1b[0m" if self.colour else text
-
-
-def wants_colour(fd: int) -> bool:
-    """Whether output to `fd` is coloured: a terminal that is not dumb, and NO_COLOR (no-color.org) unset or empty."""
-    return os.isatty(fd) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _short(rule: str) -> str:

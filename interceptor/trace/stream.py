@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from interceptor.errors import WireError
+from interceptor.errors import InterceptorError, WireError
 from interceptor.trace.event import Event, event
 from interceptor.trace.ring import Follower, Hub, Selection
 from interceptor.wire import CONTROL_MESSAGE_MAX
@@ -54,20 +54,28 @@ class Query(NamedTuple):
 async def serve(hub: Hub, rows: Mapping[str, Syscall], body: Mapping[str, Any], send: Send) -> None:
     """Answers one `trace` request by `send`ing messages, the one with "end" last.
 
-    Runs until the history is sent, or with "follow" until the container has ended or `send` fails or is cancelled.
-    Raises WireError for a malformed request and ConfigError for a container that is not known.
+    Runs until the history is sent, or with "follow" until the container has ended or `send` fails or is cancelled. A
+    malformed request, or a container that is not known, is answered by one message with "error".
     """
-    query = Query.of(body)
-    if not query.follow:
-        await _send_all(hub, rows, hub.history(query.container, query.selection, query.last), send)
+    try:
+        query = Query.of(body)
+        await (_follow if query.follow else _history)(hub, rows, query, send)
+    except InterceptorError as error:
+        await send({"ok": False, "error": str(error)})
+    else:
         await send({"ok": True, "end": True})
-        return
+
+
+async def _history(hub: Hub, rows: Mapping[str, Syscall], query: Query, send: Send) -> None:
+    await _send_all(hub, rows, hub.history(query.container, query.selection, query.last), send)
+
+
+async def _follow(hub: Hub, rows: Mapping[str, Syscall], query: Query, send: Send) -> None:
     news = _News()
     history, follower = hub.follow(query.container, query.selection, news.wake, query.last)
     try:
         await _send_all(hub, rows, history, send)
         await _pass_on(hub, rows, follower, news, send)
-        await send({"ok": True, "end": True})
     finally:
         hub.unfollow(follower)
 

@@ -14,9 +14,10 @@ from typing import Annotated, Any
 import pytest
 
 from interceptor.args import Arch, Flags, OptionalCStr, OptionalData, Path, Signature
+from interceptor.printable import printable
 from interceptor.trace import How, Record
 from interceptor.trace.event import errno_name, event, mask
-from interceptor.trace.render import Printer, printable
+from interceptor.trace.render import Printer
 from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
 
 NOON = 1_790_000_000 * 1_000_000_000

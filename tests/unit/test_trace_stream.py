@@ -12,7 +12,7 @@ import trio
 
 from interceptor import wire
 from interceptor.args import Arch, OptionalData, Path, Signature
-from interceptor.errors import ConfigError, WireError
+from interceptor.errors import WireError
 from interceptor.trace import How, Hub, Record
 from interceptor.trace.stream import Query, serve
 from interceptor.verdict import Fail, Return
@@ -142,7 +142,10 @@ def test_a_malformed_request_is_explained(body: Mapping[str, Any], complaint: st
 
 def test_an_unknown_container_is_explained() -> None:
     async def main() -> None:
-        with pytest.raises(ConfigError, match="no container 'x'"):
-            await serve(Hub(), ROWS, {"container": "x", "follow": True}, Sink().send)
+        for body in ({"container": "x", "follow": True}, {"container": "x"}, {"last": "x"}):
+            sink = Sink()
+            await serve(Hub(), ROWS, body, sink.send)
+            assert [m["ok"] for m in sink.messages] == [False]
+            assert "'x'" in sink.messages[0]["error"]
 
     trio.run(main)
