@@ -1,0 +1,40 @@
+"""Run the supervisor in the foreground.
+
+One supervisor serves a whole host. The runtime starts it when the first container is created, so that this command is
+only needed by service managers, or to watch its log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--spawned", action="store_true", help="end after an idle time without containers")
+    parser.add_argument(
+        "--idle", type=_seconds, default=60.0, metavar="SECONDS", help="that idle time (default: %(default)g)"
+    )
+    parser.add_argument("--ready-fd", type=_fd, metavar="N", help="write one byte to descriptor N once it serves")
+    parser.add_argument("--log-format", choices=("console", "json"), default="console", help="default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    status = importlib.import_module("interceptor.supervisor").main(arguments)
+    return int(status or 0)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; 0 or more are")
+    return seconds
+
+
+def _fd(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no descriptor; a number such as 3 is")
+    return int(text)
