@@ -1,13 +1,25 @@
 """Policy: (call, args, caller) → decision, with the file and line of the rule that decided.
 
-Pure: no files, no clocks, no kernel. Loading from YAML and the search for files live in `policy_file`.
+Pure: no files, no clocks, no kernel. Loading from YAML and the search for files live in `policy_file`; what can be
+decided from registers alone is compiled by `stanza`.
+
+A policy is *resolved*: what it extends is folded in, every name was checked when it was loaded. Conditions are values,
+so that the stanza, the documentation and error messages can look into them; `test()` makes the closure that is asked
+at each call. A further kind of condition is one more class here and one more reader in `policy_file`.
 """
 
 from __future__ import annotations
 
 import enum
+import fnmatch
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from operator import attrgetter
+from typing import Any, Protocol
+
+BUILT_IN = "(built-in)"
+"""The `rule` of a decision that no file made."""
 
 
 class Do(enum.StrEnum):
@@ -30,6 +42,32 @@ class Decision:
     """``file:line`` of the rule that decided."""
     errno: int = 0
     """For DENY: a positive errno."""
+    log: bool = False
+    """The supervisor's log gets a line for each such call, besides the trace."""
+
+
+class Mount(enum.StrEnum):
+    """What mount(2) or fsopen(2) of a filesystem type gets."""
+
+    NATIVE = "native"
+    """The kernel's own answer."""
+    EMULATE = "emulate"
+    """Mounted on the tracee's behalf."""
+    STAND_IN = "stand-in"
+    """An empty, read-only tmpfs in its place."""
+    DENY = "deny"
+    """It fails with the entry's errno."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemDecision:
+    """What policy says about one filesystem type, and where it says so."""
+
+    mount: Mount
+    rule: str
+    """``file:line`` of the entry that decided."""
+    errno: int = 0
+    """For DENY: a positive errno."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +78,119 @@ class Caller:
     """Effective uid inside the container; 65534 where it is not mapped."""
     nested: bool
     """In a user namespace below the container's own."""
+
+
+Test = Callable[[Any], bool]
+
+
+class Condition(Protocol):
+    """What a rule asks of one value."""
+
+    def test(self) -> Test:
+        """The question as a closure over one decoded value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string that matches one of `patterns`; None among them is the NULL pointer.
+
+    Patterns are globs over bytes: ``*`` any run of bytes (also ``/``), ``?`` one byte, ``[a-z]`` and ``[!a-z]`` one
+    byte of (not of) a set; everything else stands for itself, as UTF-8.
+    """
+
+    patterns: tuple[str | None, ...]
+
+    def test(self) -> Test:
+        literal = frozenset(p if p is None else p.encode() for p in self.patterns if not is_glob(p))
+        globs = "|".join(_regex(p) for p in self.patterns if p is not None and is_glob(p))
+        if not globs:
+            return literal.__contains__
+        match = re.compile(globs.encode("latin-1"), re.DOTALL).match
+        return lambda value: value in literal or (value is not None and match(value) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A number in one of the inclusive ranges `(first, last)`."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    def test(self) -> Test:
+        single = frozenset(first for first, last in self.ranges if first == last)
+        wide = tuple((first, last) for first, last in self.ranges if first != last)
+        if not wide:
+            return single.__contains__
+        return lambda value: value in single or any(first <= value <= last for first, last in wide)
+
+
+@dataclass(frozen=True, slots=True)
+class FlagSet:
+    """All bits of `has` are set and none of `lacks`."""
+
+    has: int
+    lacks: int
+
+    def test(self) -> Test:
+        mask, wanted = self.has | self.lacks, self.has
+        return lambda value: value & mask == wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """A yes or no."""
+
+    value: bool
+
+    def test(self) -> Test:
+        wanted = self.value
+        return lambda value: value is wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule for one call: all its conditions hold → its decision."""
+
+    decision: Decision
+    args: tuple[tuple[str, Condition], ...] = ()
+    """By field of the call's args class."""
+    caller: tuple[tuple[str, Condition], ...] = ()
+    """By field of `Caller`."""
+
+    @property
+    def unconditional(self) -> bool:
+        return not self.args and not self.caller
+
+    def test(self) -> Callable[[Any, Caller], bool]:
+        """The conjunction, as a closure over args and caller."""
+        args = tuple((attrgetter(name), condition.test()) for name, condition in self.args)
+        who = tuple((attrgetter(name), condition.test()) for name, condition in self.caller)
+        if len(args) == 1 and not who:
+            (get, holds) = args[0]
+            return lambda values, _caller: holds(get(values))
+        return lambda values, caller: all(holds(get(values)) for get, holds in args) and all(
+            holds(get(caller)) for get, holds in who
+        )
+
+
+class EngineProfile(enum.StrEnum):
+    """What becomes of the seccomp profile in the engine's config.json."""
+
+    TIGHTEN = "tighten"
+    """What it denies stays denied; what a system container needs is allowed."""
+    IGNORE = "ignore"
+    """It is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """To which containers a policy applies by itself; every part that is given must hold."""
+
+    image: tuple[str, ...] = ()
+    """Globs, one of which matches the image's name."""
+    annotations: tuple[tuple[str, str], ...] = ()
+    """(key, glob): all of them."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """(key, glob): all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +209,71 @@ class Policy:
 
     name: str
     origin: str
+    """The file, as the administrator knows it."""
     capabilities: str = "all"
     """"all": every capability inside the container's user namespace; "engine": what the engine's config.json gives."""
     id_range_size: int = 65536
     limits: Limits = field(default_factory=Limits)
+    description: str = ""
+    default: Decision = Decision(Do.NATIVE, BUILT_IN)
+    """For an intercepted call whose rules do not decide."""
+    rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    """Per call, in order; the first that holds decides."""
+    filesystems: Mapping[str, FilesystemDecision] = field(default_factory=dict)
+    """By filesystem type; "*" for every other."""
+    engine_profile: EngineProfile = EngineProfile.TIGHTEN
+    immutable_mounts: bool = True
+    """Mounts that existed when the container was created may be neither unmounted nor remounted."""
+    selectable: bool = False
+    """A container may choose this policy by annotation or label."""
+    match: Match | None = None
+    _compiled: Mapping[str, tuple[tuple[Callable[[Any, Caller], bool], Decision], ...]] = field(
+        init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        compiled = {call: tuple((r.test(), r.decision) for r in rules) for call, rules in self.rules.items() if rules}
+        object.__setattr__(self, "_compiled", compiled)
 
     def decide(self, call: str, args: Any, caller: Caller) -> Decision:
-        """The first rule for `call` whose conditions hold; the policy's default otherwise."""
-        raise NotImplementedError
+        """The first rule for `call` whose conditions hold; the policy's default otherwise.
+
+        `args` is an instance of the call's args class, with the fields that the rules name.
+        """
+        for holds, decision in self._compiled.get(call, ()):
+            if holds(args, caller):
+                return decision
+        return self.default
+
+    def filesystem(self, fstype: bytes) -> FilesystemDecision:
+        """The entry for a filesystem type; a subtype without one (``fuse.sshfs``) is its type, as for get_fs_type()."""
+        name = fstype.decode(errors="surrogateescape")
+        table = self.filesystems
+        return table.get(name) or table.get(name.partition(".")[0]) or table.get("*") or _KERNELS_ANSWER
+
+    def ladder(self, call: str) -> tuple[Rule, ...]:
+        """The rules for `call`, in order, ending with one that always holds (the default, if need be)."""
+        rules = self.rules.get(call, ())
+        for i, rule in enumerate(rules):
+            if rule.unconditional:
+                return rules[: i + 1]
+        return (*rules, Rule(self.default))
+
+
+_KERNELS_ANSWER = FilesystemDecision(Mount.NATIVE, BUILT_IN)
+
+
+def is_glob(pattern: str | None) -> bool:
+    """Whether `pattern` has a wildcard."""
+    return pattern is not None and any(c in pattern for c in "*?[")
+
+
+def glob_test(pattern: str) -> Callable[[str], bool]:
+    """A test of text (image names, labels) against a pattern as in `Text`."""
+    holds = Text((pattern,)).test()
+    return lambda text: holds(text.encode(errors="surrogateescape"))
+
+
+def _regex(pattern: str) -> str:
+    """A regular expression over bytes, written as Latin-1 text; fnmatch keeps it free of exponential backtracking."""
+    return fnmatch.translate(pattern.encode().decode("latin-1"))
