@@ -1,0 +1,223 @@
+"""What the registry and a policy mean before any handler is asked: OCI seccomp rules, and rows of the C table.
+
+Three rungs (docs/design.md): a call that policy leaves to the kernel altogether is not in the filter; one that it
+always denies is answered by the filter; what it decides from registers alone, before any rule that needs memory or the
+caller, goes to the table that the session's C loop consults. The filter is fixed when the container starts, the table
+follows a reload of the policy.
+
+Everything here is a function of values: `rules` for config.json, `table` for a session. A rule with ``log: true`` is
+never compiled, because nobody but the supervisor writes its log line.
+
+What the filter leaves to the kernel by a row's `when` (mount's bind, remount, move and propagation, say) stays there
+unless policy has something to say about it: a denial that names one of those flags in `has`, or that depends on no
+string at all, widens the filter to every call, see `intercepts_all`.
+
+Source: OCI runtime-spec config-linux.md, "Seccomp"; seccomp_rule_add(3) for SCMP_CMP_MASKED_EQ.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from interceptor.args import Arch, Field, Flags, Integer
+from interceptor.policy import Condition, Decision, Do, FlagSet, Numbers, Policy, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from interceptor.registry import Syscall
+
+OciRule = dict[str, Any]
+"""One element of config.json's ``linux.seccomp.syscalls``."""
+
+
+def rules(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
+    """The OCI rules for what must not simply be executed: NOTIFY for us, ERRNO where the filter answers alone."""
+    found = (_rule(row, policy) for _, row in sorted(rows.items()))
+    return [rule for rule in found if rule is not None]
+
+
+def _rule(row: Syscall, policy: Policy) -> OciRule | None:
+    whole = whole_call(policy, row.name)
+    if whole is None or whole.do is Do.EMULATE:
+        return {"names": [row.name], "action": "SCMP_ACT_NOTIFY", **_args(row, policy)}
+    if whole.do is Do.DENY:
+        return {"names": [row.name], "action": "SCMP_ACT_ERRNO", "errnoRet": whole.errno}
+    return None
+
+
+def _args(row: Syscall, policy: Policy) -> dict[str, Any]:
+    """The row's `when` as a condition of the filter."""
+    if row.when is None or intercepts_all(row, policy):
+        return {}
+    index = _field(row, row.when.field).register
+    return {"args": [{"index": index, "value": int(row.when.mask), "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}
+
+
+def whole_call(policy: Policy, call: str) -> Decision | None:
+    """What policy says about every `call`, whatever its arguments; None when that depends, or is to be logged."""
+    ladder = [rule.decision for rule in policy.ladder(call)]
+    same = {(d.do, d.errno) for d in ladder}
+    return ladder[0] if len(same) == 1 and not any(d.log for d in ladder) else None
+
+
+def intercepts_all(row: Syscall, policy: Policy) -> bool:
+    """Whether a rule has something to say about calls that the row's `when` would leave to the kernel."""
+    when = row.when
+    return when is not None and any(_reaches(rule, row, when.field, when.mask) for rule in policy.ladder(row.name))
+
+
+def _reaches(rule: Rule, row: Syscall, name: str, mask: int) -> bool:
+    if rule.decision.do is not Do.DENY:
+        return False
+    flags = [c for field, c in rule.args if field == name and isinstance(c, FlagSet)]
+    if any(c.lacks & mask == mask for c in flags):
+        return False
+    return any(c.has & mask for c in flags) or all(not _field(row, field).kind.pointer for field, _ in rule.args)
+
+
+def outside(row: Syscall, registers: Sequence[int]) -> bool:
+    """Whether the row's `when` leaves this call to the kernel: if it arrives all the same, nothing is emulated."""
+    return row.when is not None and bool(registers[_field(row, row.when.field).register] & row.when.mask)
+
+
+def complement(rule: OciRule) -> list[OciRule]:
+    """ALLOW rules for what a NOTIFY rule leaves to the kernel, for a profile whose default action is not to allow.
+
+    None of the bits set → ours; so any one of them set → allowed: a rule a bit.
+    """
+    return [
+        {"names": rule["names"], "action": "SCMP_ACT_ALLOW", "args": [{**arg, "value": bit, "valueTwo": bit}]}
+        for arg in rule.get("args", ())
+        for bit in _bits(arg["value"])
+    ]
+
+
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        bit = mask & -mask
+        yield bit
+        mask ^= bit
+
+
+def _field(row: Syscall, name: str) -> Field:
+    return next(f for f in row.signature.fields if f.name == name)
+
+
+# The table
+
+
+class Action(enum.StrEnum):
+    """What the C loop answers by itself."""
+
+    CONTINUE = "continue"
+    ERRNO = "errno"
+    RETURN = "return"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterTest:
+    """Holds iff ``(args[index] & mask) == value``."""
+
+    index: int
+    mask: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One row: all `tests` hold → `action`. Rows are tried in order; a call that matches none goes to Python."""
+
+    nr: int
+    tests: tuple[RegisterTest, ...]
+    action: Action
+    number: int
+    """ERRNO: a positive errno. RETURN: the value. CONTINUE: 0."""
+    rule: str
+    """``file:line`` of the rule, for the trace."""
+
+
+TESTS_MAX = 4
+"""Tests of one row."""
+ALTERNATIVES_MAX = 64
+"""Rows that one rule may become (a range is several masked tests)."""
+
+
+def table(rows: Mapping[str, Syscall], policy: Policy, arch: Arch) -> list[TableRow]:
+    """The rows for one architecture: per call the leading rules that registers decide, up to the first other one."""
+    found: list[TableRow] = []
+    for _, row in sorted(rows.items()):
+        nr = row.number(arch)
+        if nr is not None:
+            found.extend(_rows(row, policy, arch, nr))
+    return found
+
+
+def _rows(row: Syscall, policy: Policy, arch: Arch, nr: int) -> Iterator[TableRow]:
+    for rule in policy.ladder(row.name):
+        decision = rule.decision
+        alternatives = register_tests(row, rule, arch)
+        if decision.do is Do.EMULATE or decision.log or alternatives is None:
+            return
+        action = Action.CONTINUE if decision.do is Do.NATIVE else Action.ERRNO
+        for tests in alternatives:
+            yield TableRow(nr, tests, action, decision.errno, decision.rule)
+
+
+def register_tests(row: Syscall, rule: Rule, arch: Arch) -> list[tuple[RegisterTest, ...]] | None:
+    """The rule's conditions as alternatives of register tests; None when they need more than registers."""
+    if rule.caller or len(rule.args) > TESTS_MAX:
+        return None
+    choices: list[list[RegisterTest]] = []
+    for name, condition in rule.args:
+        tests = _tests(_field(row, name), condition, arch)
+        if tests is None:
+            return None
+        choices.append(tests)
+    count = 1
+    for tests in choices:
+        count *= len(tests)
+    return list(itertools.product(*choices)) if count <= ALTERNATIVES_MAX else None
+
+
+def _tests(field: Field, condition: Condition, arch: Arch) -> list[RegisterTest] | None:
+    """Alternatives for one argument; only the bits that the decoder looks at count."""
+    if isinstance(field.kind, Flags) and isinstance(condition, FlagSet):
+        width = _width(field.kind.bits, arch)
+        if condition.has & ~width:
+            return []  # a flag that this architecture's register cannot carry
+        mask = (condition.has | condition.lacks) & width
+        return [RegisterTest(field.register, mask, condition.has)]
+    if isinstance(field.kind, Integer) and isinstance(condition, Numbers):
+        return _number_tests(field.register, field.kind, condition, arch)
+    return None
+
+
+def _number_tests(index: int, kind: Integer, condition: Numbers, arch: Arch) -> list[RegisterTest] | None:
+    width = _width(kind.bits, arch)
+    least, most = (-(width >> 1) - 1, width >> 1) if kind.signed else (0, width)
+    found: list[RegisterTest] = []
+    for first, last in condition.ranges:
+        low, high = max(first, least), min(last, most)
+        for a, b in ((low, min(high, -1)), (max(low, 0), high)):
+            for mask, value in _blocks(a & width, b & width, width) if a <= b else ():
+                found.append(RegisterTest(index, mask, value))
+    return found if len(found) <= ALTERNATIVES_MAX else None
+
+
+def _blocks(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
+    """`first` … `last` as (mask, value) pairs: the fewest aligned blocks, as a route table has prefixes."""
+    while first <= last:
+        size = first & -first or width + 1
+        while size > last - first + 1:
+            size >>= 1
+        yield width & ~(size - 1), first
+        first += size
+
+
+def _width(bits: int, arch: Arch) -> int:
+    """All ones as wide as an argument of `bits` (0: long) is on `arch`."""
+    return (1 << bits) - 1 if bits else arch.register_mask
