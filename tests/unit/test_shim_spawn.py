@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 SUPERVISOR = r"""#!{python}
 import json, os, socket, sys, threading
 run = os.environ["INTERCEPTOR_RUN"]
-fds = {{fd: os.readlink(f"/proc/self/fd/{{fd}}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{{fd}}")}}
+own = "/proc/self/fd"
+fds = {{fd: os.readlink(f"{{own}}/{{fd}}") for fd in os.listdir(own) if os.path.exists(f"{{own}}/{{fd}}")}}
 with open(f"{{run}}/starts", "a") as starts:
     print(json.dumps({{"pid": os.getpid(), "sid": os.getsid(0), "cwd": os.getcwd(), "argv": sys.argv[1:], "fds": fds,
                       "notify": os.environ.get("NOTIFY_SOCKET"), "umask": os.umask(0)}}), file=starts)
