@@ -2,6 +2,7 @@
  *
  *   create exec delete   the supervisor has a part in them: shim_create.c
  *   run                  create, start, wait, delete: shim_run.c
+ *   supervise            starts the supervisor if none runs, for our own programs (client.py)
  *   checkpoint restore   refused: a checkpoint would freeze intercepted calls that only the supervisor can answer
  *   all others           go to the runtime underneath as they came
  */
@@ -31,6 +32,7 @@ static const char HELP[] =
 	"  start, state, kill, list, pause, resume, ps, update, events, features, spec\n"
 	"                                by the runtime underneath\n"
 	"  checkpoint, restore           are not supported\n"
+	"  supervise                     start the supervisor if none runs\n"
 	"\n"
 	"environment:\n"
 	"  INTERCEPTOR_RUNTIME  the runtime underneath: a name in PATH or an absolute path (default: the key `runtime`\n"
@@ -96,6 +98,10 @@ static int dispatch(struct options *options)
 		exec_in_container(options);
 	if (strcmp(options->command, "delete") == 0)
 		return delete_container(options);
+	if (strcmp(options->command, "supervise") == 0) {
+		supervisor_ensure();
+		return 0;
+	}
 	if (is_one_of(options->command, unsupported))
 		fail("not supported: intercepted calls cannot be frozen and thawed; stop the container and start it again");
 	if (!has_container(options->command))

@@ -120,6 +120,8 @@ void control_ask(struct control *control, const struct text *message, int pass);
 const char *control_call(struct control *control, const struct text *message, int pass);
 /* Whether a supervisor listens now. */
 bool supervisor_runs(void);
+/* Starts one if none does; fails with the reason. */
+void supervisor_ensure(void);
 
 /* ---- shim_process.c: processes, time namespaces, /dev/null ---- */
 

@@ -203,6 +203,11 @@ bool supervisor_runs(void)
 	return fd >= 0;
 }
 
+void supervisor_ensure(void)
+{
+	close(connect_or_spawn());
+}
+
 /* ---- asking ---- */
 
 void request_open(struct text *message, const char *operation)

@@ -16,8 +16,8 @@ from typing import Any
 
 SHIM = Path(sys.executable).parent / "interceptor-runc"
 
-Answer = Mapping[str, Any] | bytes | None
-"""What goes back: an object that becomes {"v":1,"ok":true,…}, bytes as they are, or None to hang up."""
+Answer = Mapping[str, Any] | bytes | list[bytes] | None
+"""What goes back: an object that becomes {"v":1,"ok":true,…}, bytes as they are, several of them, None to hang up."""
 
 
 class FakeSupervisor:
@@ -66,9 +66,10 @@ class FakeSupervisor:
                 answer = self._answer(json.loads(data), ancillary)
                 if answer is None:
                     break
-                connection.send(answer)
+                for message in answer:
+                    connection.send(message)
 
-    def _answer(self, request: dict[str, Any], ancillary: list[Any]) -> bytes | None:
+    def _answer(self, request: dict[str, Any], ancillary: list[Any]) -> list[bytes] | None:
         fds = array.array("i")
         for _, _, payload in ancillary:
             fds.frombytes(payload)
@@ -79,9 +80,9 @@ class FakeSupervisor:
         answer = self.answers.get(request["op"], {})
         if callable(answer):
             answer = answer(request)
-        if answer is None or isinstance(answer, bytes):
+        if answer is None or isinstance(answer, list):
             return answer
-        return json.dumps({"v": 1, "ok": True, **answer}).encode()
+        return [answer if isinstance(answer, bytes) else json.dumps({"v": 1, "ok": True, **answer}).encode()]
 
 
 @contextlib.contextmanager
