@@ -60,7 +60,7 @@ class Image:
 
 
 _ENGINE = (
-    "busybox-static", "containerd", "dbus", "docker.io", "docker-cli", "iproute2", "iptables", "procps", "runc",
+    "busybox-static", "containerd", "dbus", "docker.io", "docker-cli", "iproute2", "iptables", "kmod", "procps", "runc",
     "systemd", "systemd-sysv", "util-linux",
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ its own, so the machine's own engine (if any), mounts, interfaces and iptables r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -29,7 +30,7 @@ from support.process import Process, descendants, process, processes
 from support.waiting import DeadlineError, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 MARK = "INTERCEPTOR_TEST_ENGINE"
@@ -96,6 +97,26 @@ class State:
         return owner is None or owner.identity != self.owner
 
 
+def own_directory() -> tuple[str, Path]:
+    """A new name, and a directory that is known to be this process's for as long as it lives."""
+    name = f"interceptor-test-{secrets.token_hex(4)}"
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=scratch_base()))
+    owner = process(os.getpid())
+    assert owner is not None
+    State(name, owner.identity).write(directory)
+    return name, directory
+
+
+@contextlib.contextmanager
+def shared_data_root() -> Iterator[Path]:
+    """A data root for engines that run one after the other, so that an image is imported only once."""
+    _, directory = own_directory()
+    try:
+        yield directory / "data"
+    finally:
+        remove_directory(directory)
+
+
 def why_no_engine() -> str | None:
     """The reason why no engine can run here, or None."""
     if os.geteuid() != 0:
@@ -133,12 +154,8 @@ class Engine:
     ) -> None:
         """`data_root` outlives the engine if the caller gives one; one engine after the other may then use it."""
         reap_dead_engines()
-        self.directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=scratch_base()))
-        self.name = f"interceptor-test-{secrets.token_hex(4)}"
+        self.name, self.directory = own_directory()
         self.data_root = data_root or self.directory / "data"
-        owner = process(os.getpid())
-        assert owner is not None
-        State(self.name, owner.identity).write(self.directory)
         self._lay_out(runtimes or {})
         self._dockerd = self._spawn(cgroup_view)
         try:
@@ -272,7 +289,7 @@ class Engine:
         return owned_processes(self.name)
 
     def close(self) -> list[str]:
-        """End everything that this engine brought forth; what did not end by itself is named."""
+        """End everything that this engine brought forth; what had to be killed is named."""
         if self._dockerd.poll() is None:
             containers = self.docker("ps", "--all", "--quiet", check=False).stdout.split()
             if containers:
@@ -283,11 +300,10 @@ class Engine:
             except subprocess.TimeoutExpired:
                 self._dockerd.kill()
                 self._dockerd.wait()
-        left = [str(found) for found in self.owned_processes()]
-        end_all(self.name)
+        killed = end_all(self.name)
         cgroups.remove(self.name)
         remove_directory(self.directory)
-        return left
+        return killed
 
     def __enter__(self) -> Self:
         return self
@@ -313,15 +329,14 @@ def owned_processes(name: str) -> list[Process]:
     return [found for found in everything if found.pid in descendants(everything, own)]
 
 
-def end_all(name: str) -> None:
-    """End the processes of engine `name`: its containers, then the rest politely, so that it can undo its work.
+def end_all(name: str) -> list[str]:
+    """End the processes of engine `name`, and name those that had to be killed.
 
-    Parents are told before their children: dockerd needs its containerd to the end.
+    What is left of its containers is killed; the rest is asked to end, so that it can undo its work, and parents
+    before their children: dockerd needs its containerd to the end.
     """
     members = cgroups.members(name)
-    for found in owned_processes(name):
-        if found.pid in members:
-            found.kill(signal.SIGKILL)
+    killed = kill([found for found in owned_processes(name) if found.pid in members])
     told: set[Process] = set()
 
     def told_and_gone() -> bool:
@@ -335,9 +350,17 @@ def end_all(name: str) -> None:
     try:
         wait_for(told_and_gone, f"the end of {name}'s processes", within=15)
     except DeadlineError:
-        for found in owned_processes(name):
-            found.kill(signal.SIGKILL)
+        killed += kill(owned_processes(name))
         wait_for(lambda: not owned_processes(name), f"the death of {name}'s processes", within=10)
+    return killed
+
+
+def kill(these: Sequence[Process]) -> list[str]:
+    """Kill processes, and name them."""
+    names = [str(found) for found in these]
+    for found in these:
+        found.kill(signal.SIGKILL)
+    return names
 
 
 def remove_directory(directory: Path) -> None:

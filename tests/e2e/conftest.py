@@ -1,0 +1,44 @@
+"""What the end-to-end tests share: one data root, so that an image is imported once, and an engine for each variant."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from support.engine import Engine, shared_data_root
+from support.images import image
+from support.runtime import over, why_not
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from support.variants import Variant
+
+    Start = Callable[[Variant], AbstractContextManager[Engine]]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Iterator[Path]:
+    """A data root that engines use one after the other."""
+    with shared_data_root() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def start_engine(data_root: Path) -> Start:
+    """Start an engine with our runtime registered and the variant's image imported; skip where that cannot be."""
+
+    @contextlib.contextmanager
+    def start(variant: Variant) -> Iterator[Engine]:
+        if reason := why_not(variant.underneath):
+            pytest.skip(reason)
+        tar = image(variant.image)
+        runtimes = over(variant.underneath)
+        with Engine(runtimes=runtimes, cgroup_view=variant.cgroup_view, data_root=data_root) as engine:
+            engine.import_image(tar, variant.image)
+            yield engine
+
+    return start
