@@ -177,8 +177,11 @@ def test_inner_storage_is_overlay(inner: System) -> None:
 def test_exec_with_a_terminal(system: System) -> None:
     with Terminal([*system.engine.client, "exec", "-it", system.name, "/bin/bash", "--norc"]) as terminal:
         terminal.expect(r"# $")
-        terminal.send("id -u; tty; stty size; sleep 100 & jobs; kill %1; exit 3\n")
-        terminal.expect(r"\n0\n/dev/pts/\d+\n24 120\n")
+        # Docker gives the size to a terminal after it has started what runs on it.
+        terminal.send("until stty size | grep '24 120'; do sleep 0.1; done\n")
+        terminal.expect(r"\n24 120\n")
+        terminal.send("id -u; tty; sleep 100 & jobs; kill %1; exit 3\n")
+        terminal.expect(r"\n0\n/dev/pts/\d+\n")
         terminal.expect(r"Running\s+sleep 100")
         assert terminal.wait() == 3
         assert "no job control" not in terminal.screen

@@ -51,8 +51,9 @@ def test_a_published_port_answers_in_the_engines_network(engine: Engine) -> None
 def test_a_terminal_is_one(engine: Engine) -> None:
     with Terminal([*engine.client, "run", "--rm", "-it", BUSYBOX, "/bin/sh"]) as terminal:
         terminal.expect("# ")
-        terminal.send("tty; stty size; exit 7\n")
-        terminal.expect(r"/dev/pts/0\n24 120\n")
+        # Docker gives the size to a terminal after it has started what runs on it.
+        terminal.send("until stty size | grep '24 120'; do sleep 0.1; done; tty; exit 7\n")
+        terminal.expect(r"\n24 120\n/dev/pts/0\n")
         assert terminal.wait() == 7
 
 
