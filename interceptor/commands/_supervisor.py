@@ -27,9 +27,10 @@ class Client(Protocol):
 @contextmanager
 def if_running() -> Iterator[Client | None]:
     """A connection; None where no supervisor runs."""
+    module = importlib.import_module("interceptor.client")
     try:
-        client: Client = importlib.import_module("interceptor.client").connect(spawn=False)
-    except (FileNotFoundError, ConnectionRefusedError):
+        client: Client = module.connect(spawn=False)
+    except module.NoSupervisorError:
         yield None
         return
     try:

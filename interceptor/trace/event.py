@@ -73,7 +73,10 @@ def remedy(record: Record) -> str:
             "the kernel refuses this to the caller as well and no policy lends it: "
             "the caller needs that capability in its container, e.g. by docker run --cap-add"
         )
-    return f"change the rule at {record.rule}, or let a rule before it match this call"
+    if not record.rule.startswith("/"):
+        where = "a policy in /etc/interceptor/policies that extends this one"
+        return f"to allow it: {where}, with a rule for {record.call}"
+    return "to allow it: change that rule, or put one before it that matches this call"
 
 
 def _utc(time_ns: int) -> str:

@@ -100,7 +100,13 @@ def test_a_denial_says_which_rule_why_and_what_would_help() -> None:
     assert explanation.startswith(" " * 16 + "└─ ")
     assert "refused by /etc/interceptor/policies/docker.yaml:12" in explanation
     assert 'fstype is "proc"' in explanation
-    assert "change the rule at /etc/interceptor/policies/docker.yaml:12" in explanation
+    assert "to allow it: change that rule" in explanation
+
+
+def test_a_shipped_policy_is_extended_rather_than_changed() -> None:
+    _, explanation = lines(record(verdict=Fail(errno.EPERM), how=How.DENIED, rule="default.yaml:40"))
+    assert "refused by default.yaml:40" in explanation
+    assert "/etc/interceptor/policies that extends this one, with a rule for mount" in explanation
 
 
 def test_a_refusal_of_the_kernel_does_not_send_people_to_the_policy() -> None:
@@ -108,7 +114,7 @@ def test_a_refusal_of_the_kernel_does_not_send_people_to_the_policy() -> None:
     line, explanation = lines(denied)
     assert "<denied> kernel: no CAP_SYS_ADMIN" in line
     assert "capability" in explanation
-    assert "change the rule" not in explanation
+    assert "to allow it" not in explanation
 
 
 def test_a_fault_of_ours_is_explained() -> None:
