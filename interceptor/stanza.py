@@ -35,26 +35,102 @@ OciRule = dict[str, Any]
 
 
 def rules(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
-    """The OCI rules for what must not simply be executed: NOTIFY for us, ERRNO where the filter answers alone."""
-    found = (_rule(row, policy) for _, row in sorted(rows.items()))
-    return [rule for rule in found if rule is not None]
+    """The OCI rules for what must not simply be executed: NOTIFY for us, ERRNO where the filter answers alone.
+
+    A call with several conditions has a rule for each.
+    """
+    return [rule for _, row in sorted(rows.items()) for rule in _rules(row, policy)]
 
 
-def _rule(row: Syscall, policy: Policy) -> OciRule | None:
-    whole = whole_call(policy, row.name)
-    if whole is None or whole.do is Do.EMULATE:
-        return {"names": [row.name], "action": "SCMP_ACT_NOTIFY", **_args(row, policy)}
-    if whole.do is Do.DENY:
-        return {"names": [row.name], "action": "SCMP_ACT_ERRNO", "errnoRet": whole.errno}
-    return None
+def _rules(row: Syscall, policy: Policy) -> Iterator[OciRule]:
+    if _notifies(policy, row.name):
+        everything = not row.when or intercepts_all(row, policy)
+        for tests in [{}] if everything else _conditions(row):
+            yield {"names": [row.name], "action": "SCMP_ACT_NOTIFY", **_args(tests)}
+    elif (whole := whole_call(policy, row.name)) and whole.do is Do.DENY:
+        yield {"names": [row.name], "action": "SCMP_ACT_ERRNO", "errnoRet": whole.errno}
 
 
-def _args(row: Syscall, policy: Policy) -> dict[str, Any]:
-    """The row's `when` as a condition of the filter."""
-    if row.when is None or intercepts_all(row, policy):
-        return {}
-    index = _field(row, row.when.field).register
-    return {"args": [{"index": index, "value": int(row.when.mask), "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}
+def allowed(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
+    """ALLOW rules for what `rules` leaves to the kernel of the calls that it intercepts: they go with it into a profile
+    whose default action is not to allow.
+    """
+    return [
+        {"names": [row.name], "action": "SCMP_ACT_ALLOW", **_args(tests)}
+        for _, row in sorted(rows.items())
+        if row.when and not intercepts_all(row, policy) and _notifies(policy, row.name)
+        for tests in complement(_conditions(row))
+    ]
+
+
+def _notifies(policy: Policy, call: str) -> bool:
+    whole = whole_call(policy, call)
+    return whole is None or whole.do is Do.EMULATE
+
+
+Masks = dict[int, tuple[int, int]]
+"""Register → (mask, value): a conjunction of masked comparisons, at most one for each register, because runc takes two
+comparisons of one argument in a rule for alternatives.
+"""
+
+
+def _conditions(row: Syscall) -> list[Masks]:
+    """The row's `when`: alternatives."""
+    return [{_field(row, m.field).register: (int(m.mask), int(m.value))} for m in row.when]
+
+
+def _args(tests: Masks) -> dict[str, Any]:
+    """A conjunction as OCI writes it."""
+    args = [
+        {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+        for index, (mask, value) in sorted(tests.items())
+    ]
+    return {"args": args} if args else {}
+
+
+def complement(conditions: Sequence[Masks]) -> list[Masks]:
+    """Alternatives that hold together exactly when none of `conditions` does.
+
+    A masked comparison fails when any one bit of its mask is not as wanted; so one such bit is chosen of each, in all
+    ways, and what another alternative covers is left out.
+    """
+    found: list[Masks] = [{}]
+    for condition in conditions:
+        failing = [(index, bit, ~value & bit) for index, (mask, value) in condition.items() for bit in _bits(mask)]
+        both = (_and(tests, *test) for tests in found for test in failing)
+        found = _shortest([tests for tests in both if tests is not None])
+    return found
+
+
+def _and(tests: Masks, index: int, mask: int, value: int) -> Masks | None:
+    """`tests` and one more comparison; None when they exclude each other."""
+    known, wanted = tests.get(index, (0, 0))
+    if known & mask & (wanted ^ value):
+        return None
+    return {**tests, index: (known | mask, wanted | value)}
+
+
+def _shortest(alternatives: list[Masks]) -> list[Masks]:
+    """Without those that imply another one."""
+    kept: list[Masks] = []
+    for tests in sorted(alternatives, key=lambda t: sum(mask.bit_count() for mask, _ in t.values())):
+        if not any(_implies(tests, other) for other in kept):
+            kept.append(tests)
+    return kept
+
+
+def _implies(tests: Masks, other: Masks) -> bool:
+    return all(
+        index in tests and tests[index][0] & mask == mask and tests[index][1] & mask == value
+        for index, (mask, value) in other.items()
+    )
+
+
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        bit = mask & -mask
+        yield bit
+        mask ^= bit
 
 
 def whole_call(policy: Policy, call: str) -> Decision | None:
@@ -66,41 +142,28 @@ def whole_call(policy: Policy, call: str) -> Decision | None:
 
 def intercepts_all(row: Syscall, policy: Policy) -> bool:
     """Whether a rule has something to say about calls that the row's `when` would leave to the kernel."""
-    when = row.when
-    return when is not None and any(_reaches(rule, row, when.field, when.mask) for rule in policy.ladder(row.name))
+    outside_filter = complement(_conditions(row))
+    return bool(row.when) and any(_reaches(rule, row, outside_filter) for rule in policy.ladder(row.name))
 
 
-def _reaches(rule: Rule, row: Syscall, name: str, mask: int) -> bool:
+def _reaches(rule: Rule, row: Syscall, outside_filter: list[Masks]) -> bool:
+    """Whether a denial is meant for such calls, and can be for one of them."""
     if rule.decision.do is not Do.DENY:
         return False
-    flags = [c for field, c in rule.args if field == name and isinstance(c, FlagSet)]
-    if any(c.lacks & mask == mask for c in flags):
+    flags = [(_field(row, name), c) for name, c in rule.args if isinstance(c, FlagSet)]
+    named = any(c.has & m.mask for f, c in flags for m in row.when if m.field == f.name)
+    if not named and any(_field(row, name).kind.pointer for name, _ in rule.args):
         return False
-    return any(c.has & mask for c in flags) or all(not _field(row, field).kind.pointer for field, _ in rule.args)
+    return any(
+        all(_and(tests, f.register, c.has | c.lacks, c.has) is not None for f, c in flags) for tests in outside_filter
+    )
 
 
 def outside(row: Syscall, registers: Sequence[int]) -> bool:
     """Whether the row's `when` leaves this call to the kernel: if it arrives all the same, nothing is emulated."""
-    return row.when is not None and bool(registers[_field(row, row.when.field).register] & row.when.mask)
-
-
-def complement(rule: OciRule) -> list[OciRule]:
-    """ALLOW rules for what a NOTIFY rule leaves to the kernel, for a profile whose default action is not to allow.
-
-    None of the bits set → ours; so any one of them set → allowed: a rule a bit.
-    """
-    return [
-        {"names": rule["names"], "action": "SCMP_ACT_ALLOW", "args": [{**arg, "value": bit, "valueTwo": bit}]}
-        for arg in rule.get("args", ())
-        for bit in _bits(arg["value"])
-    ]
-
-
-def _bits(mask: int) -> Iterator[int]:
-    while mask:
-        bit = mask & -mask
-        yield bit
-        mask ^= bit
+    return bool(row.when) and not any(
+        registers[index] & mask == value for tests in _conditions(row) for index, (mask, value) in tests.items()
+    )
 
 
 def _field(row: Syscall, name: str) -> Field:

@@ -118,7 +118,7 @@ def merge_profile(
         merged: Profile = {"defaultAction": ALLOW, "syscalls": ours}
     else:
         _refuse_second_listener(engine_profile, listener_path)
-        merged = {**engine_profile, "syscalls": _merge_rules(engine_profile, ours)}
+        merged = {**engine_profile, "syscalls": _merge_rules(engine_profile, ours, stanza.allowed(rows, policy))}
     merged["architectures"] = _union(merged.get("architectures"), _ARCHITECTURES.get(machine or platform.machine(), ()))
     return _with_listener(merged, listener_path, metadata, wait_killable=wait_killable)
 
@@ -149,7 +149,10 @@ def _rules(profile: Profile) -> list[stanza.OciRule]:
     return list(profile.get("syscalls") or ())
 
 
-def _merge_rules(profile: Profile, ours: list[stanza.OciRule]) -> list[stanza.OciRule]:
+def _merge_rules(
+    profile: Profile, ours: list[stanza.OciRule], others: list[stanza.OciRule]
+) -> list[stanza.OciRule]:
+    """`ours` are what we want of calls, `others` allow what we do not want of the same calls."""
     default = profile["defaultAction"]
     allow_list = default not in ALLOWING
     engine = [r for r in _rules(profile) if not (allow_list and _without_sys_admin(r))]
@@ -160,7 +163,7 @@ def _merge_rules(profile: Profile, ours: list[stanza.OciRule]) -> list[stanza.Oc
         return [*_without(engine, taken, default), *kept]
     needed = _NEEDED - reserved - taken
     # What notifies under a condition is allowed otherwise.
-    free = [a for r in kept if r["action"] == NOTIFY for a in stanza.complement(r)]
+    free = [r for r in others if taken.issuperset(r["names"])]
     return [*_without(engine, taken | needed, default), {"names": sorted(needed), "action": ALLOW}, *kept, *free]
 
 

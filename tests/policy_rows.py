@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from interceptor import policy_file
 from interceptor.args import Buffer, Fd, Flags, Int, Integer, OptionalCStr, OptionalData, Pointer, Signature
 from interceptor.args import Path as PathArg
-from interceptor.registry import NoneOf, Support, Syscall
+from interceptor.registry import Masked, Support, Syscall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ class ShutdownArgs:
     flags: Annotated[int, Flags(MountFlags, 32)]
 
 
-def row(name: str, args: type[Any], when: NoneOf | None = None, note: str = "") -> Syscall:
+def row(name: str, args: type[Any], *when: Masked, note: str = "") -> Syscall:
     def handler(call: Any, values: Any) -> Any:
         raise NotImplementedError
 
@@ -72,7 +72,7 @@ def rows_of(*rows: Syscall) -> dict[str, Syscall]:
 
 
 ROWS: Mapping[str, Syscall] = rows_of(
-    row("mount", MountArgs, NoneOf("flags", NOT_NEW)),
+    row("mount", MountArgs, Masked("flags", NOT_NEW, 0)),
     row("sethostname", NameArgs),
     row("setdomainname", NameArgs),
     row("shutdown", ShutdownArgs),

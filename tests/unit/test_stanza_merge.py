@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import copy
 import errno
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyseccomp
 import pytest
-from policy_rows import NOT_NEW, ROWS, MountFlags, policy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_rows import NOT_NEW, ROWS, MountArgs, MountFlags, ShutdownArgs, policy, row, rows_of
 from seccomp_machine import ALLOW, ERRNO, KILL, NOTIFY, Answer, Filter
 
 from interceptor.args import X32_SYSCALL_BIT, Arch
 from interceptor.errors import ConfigError
-from interceptor.registry import resolve
+from interceptor.policy import Decision, Do, Policy
+from interceptor.registry import Masked, Syscall, resolve
 from runtime.seccomp import NEEDED, WAIT_KILLABLE, merge_profile
 
 if TYPE_CHECKING:
-    from interceptor.policy import Policy
+    from collections.abc import Mapping
 
 DOCKER: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/docker-20.10-seccomp.json").read_text())
 ARCHES = [Arch.X86_64, Arch.I386]
@@ -32,10 +36,12 @@ def emulate(tmp_path: Path) -> Policy:
     return policy(tmp_path, "default: emulate")
 
 
-def merge(profile: dict[str, Any] | None, chosen: Policy, **changes: Any) -> dict[str, Any]:
+def merge(
+    profile: dict[str, Any] | None, chosen: Policy, rows: Mapping[str, Syscall] = ROWS, **changes: Any
+) -> dict[str, Any]:
     before = copy.deepcopy(profile)
     options = {"listener_path": LISTENER, "metadata": "id", "wait_killable": False, "machine": "x86_64", **changes}
-    merged = merge_profile(profile, ROWS, chosen, **options)
+    merged = merge_profile(profile, rows, chosen, **options)
     assert profile == before, "the engine's own profile is not changed"
     json.dumps(merged)
     return merged
@@ -199,3 +205,33 @@ def test_the_table_of_needed_calls_is_of_calls() -> None:
 
 NEWER = {"open_tree_attr", "listmount", "statmount", "lsm_get_self_attr", "lsm_list_modules", "lsm_set_self_attr"}
 """What Debian 12's libseccomp 2.5.4 does not know yet; runc and crun leave such names out."""
+
+BITS = st.integers(1, 15)
+CONDITIONS = st.lists(st.tuples(st.sampled_from(["flags", "fd"]), BITS, BITS), min_size=1, max_size=3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(CONDITIONS)
+def test_any_conditions_notify_in_an_allow_list_and_the_rest_is_allowed(conditions: list[tuple[str, int, int]]) -> None:
+    """libseccomp's own optimiser is between us and the kernel; every value of both registers is tried."""
+    when = tuple(Masked(field, mask, value & mask) for field, mask, value in conditions)
+    rows = rows_of(row("splice", ShutdownArgs, *when))
+    profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}
+    chosen = Policy("x", "x.yaml", default=Decision(Do.EMULATE, "x.yaml:1"))
+    run = Filter(merge_profile(profile, rows, chosen, listener_path="/l", metadata="", wait_killable=False))
+    number = nr("splice", Arch.X86_64)
+    for fd, flags in itertools.product(range(16), range(16)):
+        wanted = any((flags if m.field == "flags" else fd) & m.mask == m.value for m in when)
+        assert run(Arch.X86_64, number, fd, 0, 0, 0, 0, flags) == ((NOTIFY, 0) if wanted else (ALLOW, 0))
+
+
+def test_several_conditions_of_mount(emulate: Policy) -> None:
+    """New mounts, and remounts that are not of a bind."""
+    bind_remount = MountFlags.MS_BIND | MountFlags.MS_REMOUNT
+    when = (Masked("flags", NOT_NEW, 0), Masked("flags", bind_remount, MountFlags.MS_REMOUNT))
+    rows = {**ROWS, "mount": row("mount", MountArgs, *when)}
+    for profile in (None, DOCKER["default"], {"defaultAction": "SCMP_ACT_ALLOW"}):
+        run = Filter(merge(profile, emulate, rows=rows))
+        for flags in range(0, 1 << 19, 32):
+            wanted = not flags & NOT_NEW or flags & bind_remount == MountFlags.MS_REMOUNT
+            assert run(Arch.X86_64, 165, 1, 2, 3, flags | 1) == ((NOTIFY, 0) if wanted else (ALLOW, 0)), hex(flags)

@@ -86,10 +86,30 @@ def test_a_default_that_denies_reaches_beyond_the_filter(tmp_path: Path) -> None
 
 
 def test_complement_is_one_rule_for_each_bit() -> None:
-    rule = {"names": ["mount"], "action": "SCMP_ACT_NOTIFY", "args": [MASKED]}
-    bits = [{**MASKED, "value": b, "valueTwo": b} for b in (32, 4096, 8192, 1 << 18)]
-    assert stanza.complement(rule) == [{"names": ["mount"], "action": "SCMP_ACT_ALLOW", "args": [b]} for b in bits]
-    assert stanza.complement({"names": ["x"], "action": "SCMP_ACT_NOTIFY"}) == []
+    assert stanza.complement([{3: (NOT_NEW, 0)}]) == [{3: (b, b)} for b in (32, 4096, 8192, 1 << 18)]
+    assert stanza.complement([]) == [{}]
+    assert stanza.complement([{0: (1, 1)}, {0: (1, 0)}]) == []
+
+
+SMALL = st.integers(0, 31)
+MASKED_VALUE = st.tuples(SMALL, SMALL).map(lambda t: (t[0] | 1, t[1] & (t[0] | 1)))
+CONDITIONS = st.lists(
+    st.dictionaries(st.integers(0, 1), MASKED_VALUE, min_size=1),
+    min_size=1,
+    max_size=3,
+)
+
+
+def holds(tests: stanza.Masks, registers: tuple[int, int]) -> bool:
+    return all(registers[index] & mask == value for index, (mask, value) in tests.items())
+
+
+@given(CONDITIONS, st.tuples(SMALL, SMALL))
+def test_complement_holds_exactly_when_no_condition_does(
+    conditions: list[stanza.Masks], registers: tuple[int, int]
+) -> None:
+    none_holds = not any(holds(c, registers) for c in conditions)
+    assert any(holds(c, registers) for c in stanza.complement(conditions)) is none_holds
 
 
 def test_table_ends_where_registers_do_not_suffice(tmp_path: Path) -> None:
