@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.engine import Engine, shared_data_root
 from support.images import image
+from support.leaks import Scope, expect_none, snapshot
 from support.runtime import over, why_not
 
 if TYPE_CHECKING:
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from support.variants import Variant
 
     Start = Callable[[Variant], AbstractContextManager[Engine]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_on_the_host() -> Iterator[None]:
+    """Whatever the tests do, the machine's own mounts, devices and directories are afterwards what they were."""
+    before = snapshot(Scope())
+    yield
+    expect_none(before, Scope())
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_the_engine_sees_the_cgroup_layout_asked_for(view: str) -> None:
 
 
 def test_the_next_engine_ends_what_a_killed_test_left() -> None:
-    """A test process that is killed while its container runs: SIGKILL leaves no chance to clean up."""
+    """SIGKILL leaves no chance to clean up; one container runs, another is paused, which even SIGKILL does not wake."""
     tests = Path(__file__).resolve().parents[1]
     program = f"""
 import os, sys
@@ -101,6 +101,8 @@ from support.engine import Engine
 engine = Engine()
 engine.docker("import", {str(image("busybox"))!r}, {BUSYBOX!r})
 engine.docker("run", "--detach", {BUSYBOX!r}, "/bin/sleep", "1000")
+engine.docker("run", "--detach", "--name", "paused", {BUSYBOX!r}, "/bin/sleep", "1000")
+engine.docker("pause", "paused")
 print(engine.name, engine.pid, engine.directory, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -110,7 +112,7 @@ os.kill(os.getpid(), 9)
     dockerd = process(int(pid))
     assert dockerd is not None
     assert dockerd.alive(), "dockerd was expected to survive its test"
-    assert cgroups.members(name), "the container was expected to survive its test"
+    assert len(cgroups.members(name)) == 2, "the containers were expected to survive their test"
     assert name in reap_dead_engines()
     assert not dockerd.alive()
     assert not list(cgroups.directories(name))

@@ -59,6 +59,14 @@ def members(name: str) -> set[int]:
     return found - {0}
 
 
+def thaw(name: str) -> None:
+    """Let the processes in the cgroup `name` and below run: a frozen one does not even die (v1's freezer, v2's)."""
+    for directory in directories(name):
+        for file, text in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            if (directory / file).exists():
+                (directory / file).write_text(text, encoding="ascii")
+
+
 def remove(name: str) -> None:
     """Remove the cgroup `name` and all below it, which must be empty of processes."""
     for directory in directories(name):

@@ -291,9 +291,8 @@ class Engine:
     def close(self) -> list[str]:
         """End everything that this engine brought forth; what had to be killed is named."""
         if self._dockerd.poll() is None:
-            containers = self.docker("ps", "--all", "--quiet", check=False).stdout.split()
-            if containers:
-                self.docker("rm", "--force", "--volumes", *containers, check=False, timeout=120)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._remove_containers()
             self._dockerd.terminate()
             try:
                 self._dockerd.wait(timeout=30)
@@ -304,6 +303,11 @@ class Engine:
         cgroups.remove(self.name)
         remove_directory(self.directory)
         return killed
+
+    def _remove_containers(self) -> None:
+        containers = self.docker("ps", "--all", "--quiet", check=False).stdout.split()
+        if containers:
+            self.docker("rm", "--force", "--volumes", *containers, check=False, timeout=120)
 
     def __enter__(self) -> Self:
         return self
@@ -335,6 +339,7 @@ def end_all(name: str) -> list[str]:
     What is left of its containers is killed; the rest is asked to end, so that it can undo its work, and parents
     before their children: dockerd needs its containerd to the end.
     """
+    cgroups.thaw(name)
     members = cgroups.members(name)
     killed = kill([found for found in owned_processes(name) if found.pid in members])
     told: set[Process] = set()
