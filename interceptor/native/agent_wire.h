@@ -4,28 +4,28 @@
  * agent is *not* trusted by the supervisor beyond its answer's errno and value: it works on paths of a hostile container.
  *
  * A request is `struct agent_request` followed by `text_length` bytes of text (the strings of the request, each
- * NUL-terminated, in the order of enum agent_text, empty ones left out by their bit in `texts`). Descriptors come along
- * by SCM_RIGHTS in the order of enum agent_fd, those present named in `fds`.
+ * NUL-terminated, in the order of enum agent_text, those present named in `texts`). Descriptors come along by
+ * SCM_RIGHTS in the order of enum agent_fd, those present named in `fds`.
  */
 #ifndef INTERCEPTOR_AGENT_WIRE_H
 #define INTERCEPTOR_AGENT_WIRE_H
 
 #include <stdint.h>
 
-#define AGENT_WIRE_VERSION 1
+#define AGENT_WIRE_VERSION 2
 #define AGENT_TEXT_MAX 32768
-#define AGENT_IMMUTABLE_MAX 512
+#define AGENT_GROUPS_MAX 32
 
 /* The closed list of what an agent does. Nothing else, ever; each answers in docs/security.md. */
 enum agent_op {
 	AGENT_PING = 0,          /* answers 0 */
-	AGENT_CONFIGURE = 1,     /* `immutable` mounts etc.: reserved */
-	AGENT_MOUNT = 2,         /* proc, sysfs, …: fresh mount of TYPE, attached at PATH */
-	AGENT_STAND_IN = 3,      /* an empty read-only tmpfs for TYPE, attached at PATH */
-	AGENT_OVERLAY = 4,       /* overlay with real-root privilege, mounter = the container's root kuid */
-	AGENT_MOUNT_ID = 5,      /* value = STATX_MNT_ID of the mount root at PATH; EINVAL when it is no mount's root */
-	AGENT_SETHOSTNAME = 6,   /* DATA, in the UTS namespace of fd UTSNS */
-	AGENT_SETDOMAINNAME = 7,
+	AGENT_MOUNT = 1,         /* a fresh mount of TYPE (proc, sysfs, …), attached at PATH */
+	AGENT_STAND_IN = 2,      /* an empty read-only tmpfs in the place of TYPE, attached at PATH */
+	AGENT_OVERLAY = 3,       /* overlay with real-root privilege, mounter = the container's root kuid */
+	AGENT_MOUNT_ID = 4,      /* value = STATX_MNT_ID of the mount root at PATH; EINVAL when it is no mount's root */
+	AGENT_SETHOSTNAME = 5,   /* DATA, in the UTS namespace of fd UTSNS */
+	AGENT_SETDOMAINNAME = 6,
+	AGENT_OPS = 7,
 };
 
 /* Descriptors, in the order in which SCM_RIGHTS carries them; a request's `fds` has bit (1 << role) for each present. */
@@ -33,12 +33,13 @@ enum agent_fd {
 	AGENT_FD_NOTIFIER = 0,   /* seccomp notify fd: ID_VALID of `notification` is asked immediately before attaching */
 	AGENT_FD_MNTNS = 1,      /* the tracee's mount namespace */
 	AGENT_FD_ROOT = 2,       /* the tracee's root directory, O_PATH */
-	AGENT_FD_BASE = 3,       /* where PATH starts when it is relative: cwd, or the tracee's fd N of /proc/self/fd/N */
-	AGENT_FD_USERNS = 4,     /* the tracee's user namespace: path resolution with its DAC capabilities */
-	AGENT_FD_PIDNS = 5,      /* for proc */
-	AGENT_FD_NETNS = 6,      /* for sysfs */
-	AGENT_FD_UTSNS = 7,
-	AGENT_FD_ROLES = 8,
+	AGENT_FD_BASE = 3,       /* where PATH starts: cwd, or the tracee's fd N of /proc/self/fd/N; absent: ROOT */
+	AGENT_FD_CWD = 4,        /* the tracee's cwd, O_PATH: where relative overlay layers start; absent: ROOT */
+	AGENT_FD_USERNS = 5,     /* the tracee's user namespace: path resolution with its DAC capabilities */
+	AGENT_FD_PIDNS = 6,      /* for proc */
+	AGENT_FD_NETNS = 7,      /* for sysfs */
+	AGENT_FD_UTSNS = 8,
+	AGENT_FD_ROLES = 9,
 };
 
 /* Texts, in the order in which they follow the request; `texts` has bit (1 << kind) for each present. */
@@ -47,12 +48,15 @@ enum agent_text {
 	AGENT_TEXT_TYPE = 1,     /* filesystem type */
 	AGENT_TEXT_SOURCE = 2,   /* mount(2)'s source; shown in mountinfo */
 	AGENT_TEXT_OPTIONS = 3,  /* mount(2)'s data string */
-	AGENT_TEXT_COVERS = 4,   /* paths relative to the old mount's root, separated by '\n' (escaped \012), that stay covered */
-	AGENT_TEXT_DATA = 5,     /* host or domain name; `data_length` bytes count, NUL may be inside */
+	/* What a fresh mount must hide because the old one does: the old mount point's path, then paths relative to it, each
+	 * ended by '\n' (a '\n' or '\\' inside is written as "\012" or "\134", as mountinfo does). */
+	AGENT_TEXT_COVERS = 4,
+	AGENT_TEXT_DATA = 5,     /* host or domain name; `data_length` bytes count, NUL may be inside, one NUL follows */
 	AGENT_TEXT_KINDS = 6,
 };
 
-#define AGENT_FOLLOW 1u          /* PATH's last component may be a symbolic link */
+#define AGENT_FOLLOW 1u          /* MOUNT_ID: PATH's last component may be a symbolic link (mounting always follows) */
+#define AGENT_LOCK_COVERS 2u     /* MOUNT: covers cannot be unmounted (MNT_LOCKED), as in a nested user namespace */
 
 struct agent_request {
 	uint32_t version;            /* AGENT_WIRE_VERSION */
@@ -65,17 +69,25 @@ struct agent_request {
 	uint32_t text_length;        /* bytes after this struct */
 	uint64_t mount_flags;        /* MS_*, for MOUNT, STAND_IN and OVERLAY */
 	uint64_t capabilities;       /* the tracee's effective set (capabilities(7), bit per number) */
-	uint32_t fsuid, fsgid;       /* the tracee's, as host ids */
-	uint32_t root_uid, root_gid; /* the container's root, as host ids */
+	uint32_t fsuid, fsgid;       /* the tracee's, as host ids; never 0: a container has no host root */
+	uint32_t root_uid, root_gid; /* the container's root, as host ids: the first of its ranges */
+	uint32_t id_count;           /* ids in each of the container's ranges */
+	uint32_t deadline_ms;        /* the agent ends itself when the request takes longer; 0: never */
 	uint32_t data_length;        /* bytes of DATA */
-	uint32_t group_count;        /* supplementary groups that follow in `groups` */
-	uint32_t groups[32];         /* the first 32; more are no reason to grant less than the kernel: they only ever add access */
+	uint32_t group_count;        /* supplementary groups in `groups`, host ids */
+	uint32_t groups[AGENT_GROUPS_MAX]; /* the first ones; a tracee with more may be refused what the last would grant */
+};
+
+enum agent_outcome {
+	AGENT_DONE = 0,          /* `error` and `value` are the action's */
+	AGENT_GONE = 1,          /* the notification was no longer valid before attaching; nothing was done */
+	AGENT_MALFORMED = 2,     /* no request of this protocol, or one that lacks a text or descriptor; nothing was done */
 };
 
 struct agent_reply {
 	uint64_t cookie;
 	int32_t error;               /* 0 or a positive errno: the tracee's failure */
-	int32_t gone;                /* 1: the notification was no longer valid before attaching; nothing was done */
+	uint32_t outcome;            /* enum agent_outcome */
 	int64_t value;
 };
 

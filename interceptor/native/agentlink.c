@@ -1,1 +1,127 @@
 #include "agentlink.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define STACK_SIZE 16384
+
+struct start {
+	int memfd, null, socket;
+	int error;
+};
+
+/* Runs in the child, on a stack of its own but in our memory, while the calling thread sleeps: system calls only. */
+static int become_agent(void *argument)
+{
+	struct start *start = argument;
+	char *const arguments[] = { "agent", NULL };
+	char *const environment[] = { NULL };
+	/* Out of the way of the numbers that they are going to have. */
+	int null = fcntl(start->null, F_DUPFD, 16);
+	int link = fcntl(start->socket, F_DUPFD, 16);
+	int memfd = fcntl(start->memfd, F_DUPFD, 16);
+
+	setsid(); /* a terminal's signals are for the supervisor */
+	if (null >= 0 && link >= 0 && memfd >= 0 && dup2(null, 0) == 0 && dup2(null, 1) == 1 && dup2(null, 2) == 2 &&
+	    dup2(link, 3) == 3 && dup3(memfd, 4, O_CLOEXEC) == 4 && !syscall(SYS_close_range, 5, ~0u, 0) && !chdir("/"))
+		syscall(SYS_execveat, 4, "", arguments, environment, AT_EMPTY_PATH);
+	start->error = errno;
+	_exit(127);
+}
+
+/* As posix_spawn(3) does it: no copy of our memory, no handler of ours in the child. */
+static int run(struct start *start, struct ic_agent *agent)
+{
+	char *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	sigset_t all, before;
+	int saved;
+
+	if (stack == MAP_FAILED)
+		return -errno;
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &before);
+	agent->pid = clone(become_agent, stack + STACK_SIZE, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, start, &agent->pidfd);
+	saved = errno;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	munmap(stack, STACK_SIZE);
+	return agent->pid < 0 ? -saved : 0;
+}
+
+int ic_agent_spawn(int memfd, int null, int patience_us, struct ic_agent *agent)
+{
+	const struct timeval patience = { patience_us / 1000000, patience_us % 1000000 };
+	struct start start = { .memfd = memfd, .null = null };
+	int ends[2], error;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+		return -errno;
+	setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+	start.socket = ends[1];
+	error = run(&start, agent);
+	close(ends[1]);
+	if (!error && start.error) {
+		siginfo_t ended;
+
+		waitid(P_PID, agent->pid, &ended, WEXITED);
+		close(agent->pidfd);
+		error = -start.error;
+	}
+	if (error)
+		close(ends[0]);
+	else
+		agent->socket = ends[0];
+	return error;
+}
+
+static int receive(int socket, uint64_t cookie, struct agent_reply *reply, int flags)
+{
+	ssize_t size = recv(socket, reply, sizeof *reply, flags);
+
+	if (size == sizeof *reply)
+		return reply->cookie == cookie ? 1 : -EPROTO;
+	if (size < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	return size ? -EPROTO : -ECONNRESET;
+}
+
+int ic_agent_call(int socket, const void *request, size_t size, const int *fds, unsigned count, struct agent_reply *reply)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(AGENT_FD_ROLES * sizeof(int))];
+	} control;
+	struct iovec part = { (void *)request, size };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+
+	if (count > AGENT_FD_ROLES || size < sizeof(struct agent_request))
+		return -EINVAL;
+	if (count) {
+		control.header = (struct cmsghdr){ CMSG_LEN(count * sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
+		memcpy(CMSG_DATA(&control.header), fds, count * sizeof(int));
+		message.msg_control = &control;
+		message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+	}
+	while (sendmsg(socket, &message, MSG_NOSIGNAL) < 0)
+		if (errno != EINTR)
+			return errno == ECONNRESET ? -EPIPE : -errno;
+	return receive(socket, ((const struct agent_request *)request)->cookie, reply, 0);
+}
+
+int ic_agent_wait(int socket, uint64_t cookie, struct agent_reply *reply, int timeout_ms)
+{
+	struct pollfd ready = { .fd = socket, .events = POLLIN };
+
+	if (poll(&ready, 1, timeout_ms) < 0 && errno != EINTR)
+		return -errno;
+	return receive(socket, cookie, reply, MSG_DONTWAIT);
+}

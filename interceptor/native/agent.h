@@ -1,0 +1,92 @@
+/* What the agent's parts know of each other. Functions return a negative errno for failure unless they say otherwise. */
+#ifndef INTERCEPTOR_AGENT_H
+#define INTERCEPTOR_AGENT_H
+
+#include "agent_wire.h"
+
+/* The agent's own descriptors. Whatever is above FIRST_FREE belongs to one request and is closed before its answer. */
+enum {
+	LINK_FD = 3,        /* the socket to the supervisor */
+	HOST_MNTNS_FD = 4,
+	HOST_UTSNS_FD = 5,
+	HOST_NETNS_FD = 6,
+	HOST_PIDNS_FD = 7,
+	PROC_FD = 8,        /* the host's /proc, O_PATH: our own entries also while we stand in another namespace */
+	STAGING_FD = 9,     /* mount namespace in which trees are assembled; a placeholder until the first needs it */
+	FIRST_FREE_FD = 10,
+};
+
+/* One request, taken apart. Absent descriptors are -1, absent texts null. */
+struct call {
+	const struct agent_request *request;
+	int fd[AGENT_FD_ROLES];
+	const char *text[AGENT_TEXT_KINDS];
+	int denied;         /* the tracee's root cannot be entered with its filesystem ids alone */
+	uint32_t outcome;
+	int64_t value;
+};
+
+/* agent_creds.c: who we are while we do what. */
+long creds_start(void);
+/* The tracee's fsuid, fsgid and groups, and no DAC capabilities: what may be reached then is what it may reach, or less. */
+long creds_of_tracee(const struct agent_request *request);
+/* For a child: uid and gid of the container's root and every capability of our list, in the host's user namespace. */
+long creds_of_mounter(const struct agent_request *request);
+/* For a child: the tracee's ids, all capabilities inside its user namespace; then only `capabilities`. */
+long creds_enter_userns(const struct call *call);
+long creds_limit(uint64_t capabilities);
+
+/* agent_path.c */
+/* Enters the tracee's mount namespace and root directory, with its credentials; main() leads back after each request. */
+long path_enter(struct call *call);
+/* O_PATH descriptor of `path` as the tracee would walk it, starting at `base` (-1: its root). */
+long path_open(const struct call *call, int base, const char *path, uint32_t flags);
+#define PATH_NOFOLLOW 1u
+#define PATH_READABLE 2u   /* a directory that the tracee may also list */
+/* The target of a mount. */
+long path_target(const struct call *call);
+
+/* Facts of the file under an O_PATH descriptor that are known without asking its filesystem (it may be a hostile FUSE). */
+struct facts {
+	uint64_t mount_id;
+	uint32_t mode, uid, gid, major, minor;
+	int mount_root;
+};
+long path_facts(int fd, struct facts *facts);
+
+/* agent_context.c: fsopen(2), fsconfig(2), fsmount(2) */
+long context_set(int context, const char *key, const char *value);
+long context_flag(int context, const char *key);
+long context_fd(int context, const char *key, int fd);
+/* Source and superblock flags of mount(2). */
+long context_common(int context, const struct call *call);
+/* mount(2)'s data string, split as generic_parse_monolithic() does. */
+long context_options(int context, const char *options);
+long context_create(int context);
+/* fsmount with the MOUNT_ATTR_* of mount(2)'s flags and `add`. */
+long context_mount(int context, const struct call *call, uint64_t add);
+
+/* agent_attach.c: ID_VALID, then move_mount onto `target`; refused where mount(2) would refuse it. */
+long attach(struct call *call, int mount, int target);
+
+/* agent_stage.c: trees assembled where nobody looks. */
+struct cover {
+	const char *path;   /* relative to the mount that it covers */
+	int fd;             /* a detached mount */
+};
+/* A detached copy of `mount` with `covers` attached in it. With `locked`, what lies below its root is MNT_LOCKED, and its
+ * ro, nosuid, nodev and noexec cannot be taken back by the owner of the tracee's user namespace (lock_mnt_tree()).
+ * Ends in the tracee's mount namespace. */
+long stage(const struct call *call, int mount, const struct cover *covers, unsigned count, int locked);
+
+/* The actions, in the order of enum agent_op. */
+long act_mount(struct call *call);   /* agent_mount.c */
+long act_stand_in(struct call *call);
+long act_overlay(struct call *call); /* agent_overlay.c */
+long act_mount_id(struct call *call);
+long act_hostname(struct call *call);
+
+/* agent_filter.c: from here on only the system calls of the list; any other ends the process. */
+long filter_install(void);
+
+#endif

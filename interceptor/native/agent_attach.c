@@ -1,0 +1,49 @@
+/* The last step of every mount. */
+#include "agent.h"
+#include "agent_sys.h"
+
+#include <linux/errno.h>
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#include <linux/mount.h>
+#include <linux/seccomp.h>
+#include <linux/stat.h>
+
+/* move_mount(2) answers differently from mount(2), or not at all, where graft_tree() and do_add_mount() would refuse. */
+static long acceptable(int mount, int target)
+{
+	struct facts new, old;
+	long error = path_facts(target, &old);
+
+	if (error)
+		return error;
+	if (!S_ISDIR(old.mode))
+		return -ENOTDIR;
+	if (!old.mount_root)
+		return 0;
+	error = path_facts(mount, &new);
+	if (error)
+		return error;
+	return new.major == old.major && new.minor == old.minor ? -EBUSY : 0;
+}
+
+static int still_waiting(const struct call *call)
+{
+	uint64_t id = call->request->notification;
+
+	return !id || !sys(ioctl, call->fd[AGENT_FD_NOTIFIER], SECCOMP_IOCTL_NOTIF_ID_VALID, &id);
+}
+
+long attach(struct call *call, int mount, int target)
+{
+	long error = acceptable(mount, target);
+
+	if (error)
+		return error;
+	if (!still_waiting(call)) {
+		call->outcome = AGENT_GONE;
+		return 0;
+	}
+	return sys(move_mount, mount, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}

@@ -1,0 +1,277 @@
+/* Fresh mounts of proc, sysfs and other filesystems without a backing device, and empty ones in their place. */
+#include "agent.h"
+#include "agent_sys.h"
+
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <linux/sched.h>
+
+#define COVERS_MAX 256
+
+/* What MOUNT mounts. None of them has a source that would be looked up; a path in an option would be, in our namespace and
+ * with our rights, hence `refused`. */
+static const struct type {
+	const char *name;
+	int (*make)(void *made);
+	const char *refused;
+} types[];
+
+struct made {
+	const struct call *call;
+	const struct type *type;
+	int use_pidns;
+	long result;
+};
+
+static int has_key(const char *options, const char *key)
+{
+	size_t size = text_size(key);
+
+	while (*options) {
+		size_t i = 0;
+
+		while (i < size && options[i] == key[i])
+			i++;
+		if (i == size && (options[i] == '=' || options[i] == ',' || !options[i]))
+			return 1;
+		while (*options && *options++ != ',')
+			;
+	}
+	return 0;
+}
+
+static long set_up(int context, const struct made *made)
+{
+	const struct call *call = made->call;
+	const char *options = call->text[AGENT_TEXT_OPTIONS];
+	long error;
+
+	if (options && made->type->refused && has_key(options, made->type->refused))
+		return -EINVAL;
+	error = context_common(context, call);
+	if (!error && options)
+		error = context_options(context, options);
+	return error ? error : context_create(context);
+}
+
+static int make(void *argument)
+{
+	struct made *made = argument;
+	long context = sys(fsopen, made->type->name, FSOPEN_CLOEXEC);
+	long error;
+
+	made->result = context;
+	if (context < 0)
+		return 0;
+	error = made->use_pidns ? context_fd(context, "pidns", made->call->fd[AGENT_FD_PIDNS]) : 0;
+	if (!error)
+		error = set_up(context, made);
+	made->result = error ? error : context_mount(context, made->call, 0);
+	return 0;
+}
+
+/* Whether proc takes the pid namespace as an option (Linux 6.17); asked of the kernel once. */
+static int takes_pidns(int pidns)
+{
+	static int known, takes;
+	long context;
+
+	if (known)
+		return takes;
+	context = sys(fsopen, "proc", FSOPEN_CLOEXEC);
+	if (context < 0)
+		return 0;
+	takes = context_fd(context, "pidns", pidns) == 0;
+	known = 1;
+	sys(close, context);
+	return takes;
+}
+
+/* Before that, the pid namespace of a proc is that of whoever opens it: a child's. */
+static int make_proc(void *argument)
+{
+	struct made *made = argument;
+	int pidns = made->call->fd[AGENT_FD_PIDNS];
+	long error, back;
+
+	made->use_pidns = takes_pidns(pidns);
+	if (made->use_pidns)
+		return make(made);
+	error = sys(setns, pidns, CLONE_NEWPID);
+	if (!error)
+		error = sys_run_child(make, made);
+	back = sys(setns, HOST_PIDNS_FD, CLONE_NEWPID);
+	if (error || back)
+		made->result = error ? error : back;
+	return 0;
+}
+
+static int make_sysfs(void *argument)
+{
+	struct made *made = argument;
+	long error = sys(setns, made->call->fd[AGENT_FD_NETNS], CLONE_NEWNET);
+
+	if (error)
+		made->result = error;
+	else
+		make(made);
+	error = sys(setns, HOST_NETNS_FD, CLONE_NEWNET);
+	if (error)
+		made->result = error;
+	return 0;
+}
+
+static const struct type types[] = {
+	{ "proc", make_proc, "pidns" },
+	{ "sysfs", make_sysfs, 0 },
+	{ "tmpfs", make, "mpol" },   /* what the others are measured by */
+	{ "hugetlbfs", make, 0 },
+	{ "bpf", make, 0 },
+};
+
+static const struct type *find_type(const char *name)
+{
+	unsigned i;
+
+	for (i = 0; i < sizeof types / sizeof types[0]; i++)
+		if (text_equal(types[i].name, name))
+			return &types[i];
+	return 0;
+}
+
+/* Takes one entry off the list of covers, in place: undoes the escapes, ends it with a NUL. */
+static char *next_cover(char **list)
+{
+	char *entry = *list, *in = entry, *out = entry;
+
+	while (*in && *in != '\n') {
+		if (in[0] == '\\' && in[1] && in[2] && in[3]) {
+			*out++ = (in[1] - '0') << 6 | (in[2] - '0') << 3 | (in[3] - '0');
+			in += 4;
+		} else {
+			*out++ = *in++;
+		}
+	}
+	*list = in + (*in == '\n');
+	*out = 0;
+	return entry;
+}
+
+/* A detached copy of what is mounted at `path` below `old`; -ENOENT when nothing is. */
+static long copy_cover(int old, const char *path)
+{
+	struct open_how how = {
+		.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+	};
+	struct facts facts;
+	long fd = sys(openat2, old, path, &how, sizeof how);
+	long error;
+
+	if (fd < 0)
+		return fd;
+	error = path_facts(fd, &facts);
+	if (error)
+		return error;
+	if (!facts.mount_root)
+		return -ENOENT;
+	return sys(open_tree, fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+}
+
+/* Everything that hides something in the tracee's old mount goes over the new one. What cannot be taken over must not be
+ * revealed either, and then the answer is the one that mount_too_revealing() gives. */
+static long cover(const struct call *call, int mount)
+{
+	static struct cover covers[COVERS_MAX];
+	char *list = (char *)call->text[AGENT_TEXT_COVERS];
+	unsigned count = 0;
+	long old = path_open(call, -1, next_cover(&list), 0);
+
+	if (old < 0)
+		return -EPERM;
+	while (*list) {
+		const char *path = next_cover(&list);
+		long fd = copy_cover(old, path);
+
+		if (fd == -ENOENT || fd == -ENOTDIR)
+			continue;
+		if (fd < 0 || count == COVERS_MAX)
+			return -EPERM;
+		covers[count].path = path;
+		covers[count++].fd = fd;
+	}
+	return count ? stage(call, mount, covers, count, call->request->flags & AGENT_LOCK_COVERS) : mount;
+}
+
+static int complete(const struct call *call, const struct type *type)
+{
+	if (!type)
+		return 0;
+	if (type->make == make_proc && call->fd[AGENT_FD_PIDNS] < 0)
+		return 0;
+	if (type->make == make_sysfs && call->fd[AGENT_FD_NETNS] < 0)
+		return 0;
+	return !(call->request->flags & AGENT_LOCK_COVERS) || call->fd[AGENT_FD_USERNS] >= 0;
+}
+
+long act_mount(struct call *call)
+{
+	struct made made = { .call = call, .type = find_type(call->text[AGENT_TEXT_TYPE]) };
+	long target, mount, error;
+
+	if (!complete(call, made.type)) {
+		call->outcome = AGENT_MALFORMED;
+		return 0;
+	}
+	made.type->make(&made);  /* in the host's mount namespace: see mount_too_revealing() */
+	mount = made.result;
+	error = path_enter(call);
+	target = error ? error : path_target(call);
+	if (target < 0)
+		return target;   /* mount(2) looks at the target before anything else */
+	if (mount >= 0 && call->text[AGENT_TEXT_COVERS])
+		mount = cover(call, mount);
+	return mount < 0 ? mount : attach(call, mount, target);
+}
+
+/* The root directory belongs to the container's root, which is what a tmpfs gives it anyway when that is who asks. */
+static long own(int context, const struct agent_request *request)
+{
+	char number[11];
+	long error = 0;
+
+	if (request->fsuid != request->root_uid) {
+		text_number(number, request->root_uid);
+		error = context_set(context, "uid", number);
+	}
+	if (!error && request->fsgid != request->root_gid) {
+		text_number(number, request->root_gid);
+		error = context_set(context, "gid", number);
+	}
+	return error ? error : context_set(context, "mode", "0755");
+}
+
+long act_stand_in(struct call *call)
+{
+	long target, context, mount, error = path_enter(call);
+
+	if (error)
+		return error;
+	target = path_target(call);
+	if (target < 0)
+		return target;
+	context = sys(fsopen, "tmpfs", FSOPEN_CLOEXEC);
+	if (context < 0)
+		return context;
+	error = context_set(context, "source", call->text[AGENT_TEXT_TYPE]);
+	if (!error)
+		error = own(context, call->request);
+	if (!error)
+		error = context_flag(context, "ro");
+	if (!error)
+		error = context_create(context);
+	mount = error ? error : context_mount(context, call, MOUNT_ATTR_RDONLY);
+	return mount < 0 ? mount : attach(call, mount, target);
+}

@@ -1,0 +1,133 @@
+/* Paths of the tracee, walked once, as the kernel walks them for the tracee.
+ *
+ * We stand in its mount namespace and in its root directory, so ".." and absolute symbolic links mean what they mean to
+ * it; its filesystem ids and groups decide what may be searched. What its DAC capabilities or a FUSE filesystem grant only
+ * to a member of its user namespace, a child does again as exactly that: EACCES is the only answer for which it may differ.
+ * Magic links (/proc/PID/root and the like) are refused with ELOOP: they would lead out of what was pinned.
+ */
+#include "agent.h"
+#include "agent_sys.h"
+
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/openat2.h>
+#include <linux/sched.h>
+#include <linux/stat.h>
+
+static long stand_at_root(const struct call *call)
+{
+	long error = sys(fchdir, call->fd[AGENT_FD_ROOT]);
+
+	return error ? error : sys(chroot, ".");
+}
+
+static long walk(int base, const char *path, uint32_t flags)
+{
+	struct open_how how = {
+		.flags = O_PATH | O_CLOEXEC | (flags & PATH_NOFOLLOW ? O_NOFOLLOW : 0),
+		.resolve = RESOLVE_NO_MAGICLINKS,
+	};
+	long fd = sys(openat2, base < 0 ? AT_FDCWD : base, path, &how, sizeof how);
+	long list;
+
+	if (fd < 0 || !(flags & PATH_READABLE))
+		return fd;
+	list = sys(openat, fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (list < 0)
+		return list;
+	sys(close, list);
+	return fd;
+}
+
+struct inside {
+	const struct call *call;
+	const char *path;
+	int base;
+	uint32_t flags;
+	long result;
+};
+
+static int walk_inside(void *argument)
+{
+	struct inside *inside = argument;
+	const struct call *call = inside->call;
+	long error = creds_enter_userns(call);
+
+	if (!error)
+		error = stand_at_root(call);
+	if (!error)
+		error = creds_limit(call->request->capabilities);
+	inside->result = error ? error : walk(inside->base, inside->path, inside->flags);
+	return 0;
+}
+
+long path_enter(struct call *call)
+{
+	long error = creds_of_tracee(call->request);
+
+	if (!error)
+		error = sys(setns, call->fd[AGENT_FD_MNTNS], CLONE_NEWNS);
+	if (error)
+		return error;
+	error = stand_at_root(call);
+	call->denied = error == -EACCES;
+	return call->denied ? 0 : error;
+}
+
+long path_open(const struct call *call, int base, const char *path, uint32_t flags)
+{
+	struct inside inside = { .call = call, .path = path, .base = base, .flags = flags };
+	long fd, error;
+
+	if (!*path && base >= 0)
+		return base;
+	if (base < 0)
+		base = call->fd[AGENT_FD_ROOT];
+	inside.base = base;
+	fd = call->denied ? -EACCES : walk(base, path, flags);
+	if (fd != -EACCES || call->fd[AGENT_FD_USERNS] < 0)
+		return fd;
+	error = sys_run_child(walk_inside, &inside);
+	return error ? error : inside.result;
+}
+
+long path_target(const struct call *call)
+{
+	return path_open(call, call->fd[AGENT_FD_BASE], call->text[AGENT_TEXT_PATH], 0);
+}
+
+long path_facts(int fd, struct facts *facts)
+{
+	struct statx found;
+	/* An empty mask: fuse_getattr() then answers from what it has, and the mount's facts are filled in regardless. */
+	long error = sys(statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &found);
+
+	if (error)
+		return error;
+	facts->mount_id = found.stx_mnt_id;
+	facts->mount_root = !!(found.stx_attributes & STATX_ATTR_MOUNT_ROOT);
+	facts->mode = found.stx_mode;
+	facts->uid = found.stx_uid;
+	facts->gid = found.stx_gid;
+	facts->major = found.stx_dev_major;
+	facts->minor = found.stx_dev_minor;
+	return 0;
+}
+
+long act_mount_id(struct call *call)
+{
+	struct facts facts;
+	long fd, error = path_enter(call);
+
+	if (error)
+		return error;
+	fd = path_open(call, call->fd[AGENT_FD_BASE], call->text[AGENT_TEXT_PATH],
+		       call->request->flags & AGENT_FOLLOW ? 0 : PATH_NOFOLLOW);
+	if (fd < 0)
+		return fd;
+	error = path_facts(fd, &facts);
+	if (error)
+		return error;
+	call->value = facts.mount_id;
+	return facts.mount_root ? 0 : -EINVAL;
+}

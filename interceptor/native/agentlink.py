@@ -1,0 +1,217 @@
+"""The link to one agent: the executable in its sealed memfd, starting it, one request and its reply.
+
+Requests are packed here, once, in the layout of agent_wire.h; who asks for what is `agent_pool`'s business.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import itertools
+import os
+import select
+import signal
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from interceptor.errors import AgentError
+from interceptor.native import _native
+
+_lib: Any = _native.lib
+_ffi: Any = _native.ffi
+
+PATIENCE_MS = 5
+"""What an ordinary action takes at most; who needs longer is slow (Link.call)."""
+
+TEXT_MAX: int = _lib.AGENT_TEXT_MAX
+GROUPS_MAX: int = _lib.AGENT_GROUPS_MAX
+FOLLOW: int = _lib.AGENT_FOLLOW
+LOCK_COVERS: int = _lib.AGENT_LOCK_COVERS
+
+PING: int = _lib.AGENT_PING
+MOUNT: int = _lib.AGENT_MOUNT
+STAND_IN: int = _lib.AGENT_STAND_IN
+OVERLAY: int = _lib.AGENT_OVERLAY
+MOUNT_ID: int = _lib.AGENT_MOUNT_ID
+SETHOSTNAME: int = _lib.AGENT_SETHOSTNAME
+SETDOMAINNAME: int = _lib.AGENT_SETDOMAINNAME
+
+NOTIFIER: int = _lib.AGENT_FD_NOTIFIER
+MNTNS: int = _lib.AGENT_FD_MNTNS
+ROOT: int = _lib.AGENT_FD_ROOT
+BASE: int = _lib.AGENT_FD_BASE
+CWD: int = _lib.AGENT_FD_CWD
+USERNS: int = _lib.AGENT_FD_USERNS
+PIDNS: int = _lib.AGENT_FD_PIDNS
+NETNS: int = _lib.AGENT_FD_NETNS
+UTSNS: int = _lib.AGENT_FD_UTSNS
+
+PATH: int = _lib.AGENT_TEXT_PATH
+TYPE: int = _lib.AGENT_TEXT_TYPE
+SOURCE: int = _lib.AGENT_TEXT_SOURCE
+OPTIONS: int = _lib.AGENT_TEXT_OPTIONS
+COVERS: int = _lib.AGENT_TEXT_COVERS
+DATA: int = _lib.AGENT_TEXT_DATA
+
+DONE: int = _lib.AGENT_DONE
+GONE: int = _lib.AGENT_GONE
+MALFORMED: int = _lib.AGENT_MALFORMED
+
+_VERSION: int = _lib.AGENT_WIRE_VERSION
+_HEADER = struct.Struct(f"=2I2Q4I2Q8I{GROUPS_MAX}I")
+_NO_GROUPS = (0,) * GROUPS_MAX
+
+_cookies = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`struct agent_request` without what packing finds out by itself. Ids are the host's, mount_flags are MS_*."""
+
+    op: int
+    fds: Mapping[int, int]
+    """Role (MNTNS, ROOT, …) → descriptor of ours; it stays ours."""
+    texts: Mapping[int, bytes]
+    """Kind (PATH, TYPE, …) → text without its NUL."""
+    notification: int = 0
+    flags: int = 0
+    mount_flags: int = 0
+    capabilities: int = 0
+    fsuid: int = 0
+    fsgid: int = 0
+    groups: tuple[int, ...] = ()
+    root_uid: int = 0
+    root_gid: int = 0
+    id_count: int = 0
+    deadline_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`struct agent_reply`: `error` is 0 or an errno, `outcome` DONE, GONE or MALFORMED."""
+
+    error: int
+    outcome: int
+    value: int
+
+
+def pack(request: Request, cookie: int) -> tuple[bytes, list[int]]:
+    """The message and the descriptors that go with it, both in the order of agent_wire.h.
+
+    OSError(ENAMETOOLONG) for texts beyond AGENT_TEXT_MAX, OSError(EINVAL) for a NUL where none may be.
+    """
+    fds, texts, roles, kinds = [], b"", 0, 0
+    for role in sorted(request.fds):
+        fds.append(request.fds[role])
+        roles |= 1 << role
+    for kind in sorted(request.texts):
+        text = request.texts[kind]
+        if kind != DATA and b"\0" in text:
+            raise OSError(errno.EINVAL, f"a NUL in text {kind} of a request to the agent")
+        texts += text + b"\0"
+        kinds |= 1 << kind
+    if len(texts) > TEXT_MAX:
+        raise OSError(errno.ENAMETOOLONG, f"{len(texts)} bytes of text; a request to the agent carries {TEXT_MAX}")
+    groups = request.groups[:GROUPS_MAX]
+    header = _HEADER.pack(
+        _VERSION, request.op, cookie, request.notification, request.flags, roles, kinds, len(texts),
+        request.mount_flags, request.capabilities, request.fsuid, request.fsgid, request.root_uid, request.root_gid,
+        request.id_count, request.deadline_ms, len(request.texts.get(DATA, b"")), len(groups),
+        *groups, *_NO_GROUPS[len(groups):],
+    )
+    return header + texts, fds
+
+
+@functools.cache
+def executable() -> int:
+    """Descriptor of the agent's executable: a copy in a sealed memfd, which nobody can write to or replace."""
+    content = resources.files("interceptor.native").joinpath("agent").read_bytes()
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create("agent", flags | 0x10)  # MFD_EXEC: without it, vm.memfd_noexec decides
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # Linux before 6.3 does not know it
+            raise
+        fd = os.memfd_create("agent", flags)
+    with open(os.dup(fd), "wb") as copy:
+        copy.write(content)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+    return fd
+
+
+@functools.cache
+def _null() -> int:
+    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+
+class Link:
+    """One running agent and its socket. One request at a time; whoever calls has it for itself."""
+
+    def __init__(self) -> None:
+        """Starts the agent; AgentError when that fails."""
+        started = _ffi.new("struct ic_agent *")
+        result = _lib.ic_agent_spawn(executable(), _null(), PATIENCE_MS * 1000, started)
+        if result < 0:
+            raise AgentError(f"the agent does not start: {os.strerror(-result)}")
+        self.pid: int = started.pid
+        self._pidfd: int = started.pidfd
+        self._socket: int = started.socket
+        self._reply = _ffi.new("struct agent_reply *")
+        self._cookie = 0
+
+    def call(self, request: Request) -> Reply | None:
+        """The reply; None when there is none yet after PATIENCE_MS: go on with `wait`.
+
+        BrokenPipeError when the agent ended before it took the request, AgentError when it ended or talked nonsense after.
+        """
+        self._cookie = next(_cookies)
+        message, fds = pack(request, self._cookie)
+        return self._taken(_lib.ic_agent_call(self._socket, message, len(message), fds, len(fds), self._reply))
+
+    def wait(self, timeout_ms: int) -> Reply | None:
+        """Goes on waiting for the reply of the last `call`."""
+        return self._taken(_lib.ic_agent_wait(self._socket, self._cookie, self._reply, timeout_ms))
+
+    def _taken(self, result: int) -> Reply | None:
+        if result > 0:
+            reply = self._reply
+            return Reply(reply.error, reply.outcome, reply.value)
+        if result == 0:
+            return None
+        if result == -errno.EPIPE:
+            raise BrokenPipeError(errno.EPIPE, f"agent {self.pid} has ended")
+        raise AgentError(f"agent {self.pid}: {os.strerror(-result)} instead of a reply")
+
+    def kill(self) -> None:
+        """SIGKILL. It may take effect late (a task in state D), or has no effect on one that has ended."""
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def reap(self, timeout_ms: int) -> bool:
+        """Whether it has ended; then it is waited for and everything of it is closed. May be asked again."""
+        if self._pidfd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if not poll.poll(timeout_ms):
+            return False
+        try:
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        except ChildProcessError:
+            pass  # somebody who waits for any child was faster
+        self.hang_up()
+        os.close(self._pidfd)
+        self._pidfd = -1
+        return True
+
+    def hang_up(self) -> None:
+        """Closes the socket: an idle agent then ends by itself. Idempotent."""
+        if self._socket >= 0:
+            os.close(self._socket)
+            self._socket = -1
