@@ -10,18 +10,18 @@
 
 #define COVERS_MAX 256
 
-/* What MOUNT mounts. None of them has a source that would be looked up; a path in an option would be, in our namespace and
- * with our rights, hence `refused`. */
+/* What MOUNT mounts. None of them has a source that would be looked up. `refused` options would be read in our place and not
+ * in the tracee's: a path in our namespaces and with our rights, an id as the host's. */
 static const struct type {
 	const char *name;
 	int (*make)(void *made);
-	const char *refused;
+	const char *refused[3];
 } types[];
 
 struct made {
 	const struct call *call;
 	const struct type *type;
-	int use_pidns;
+	int use_pidns, context;
 	long result;
 };
 
@@ -46,14 +46,37 @@ static long set_up(int context, const struct made *made)
 {
 	const struct call *call = made->call;
 	const char *options = call->text[AGENT_TEXT_OPTIONS];
+	const char *const *refused;
 	long error;
 
-	if (options && made->type->refused && has_key(options, made->type->refused))
-		return -EINVAL;
+	for (refused = made->type->refused; options && *refused; refused++)
+		if (has_key(options, *refused))
+			return -EINVAL;
 	error = context_common(context, call);
 	if (!error && options)
 		error = context_options(context, options);
 	return error ? error : context_create(context);
+}
+
+static int set_up_inside(void *argument)
+{
+	struct made *made = argument;
+	long error = creds_enter_userns(made->call);
+
+	made->result = error ? error : set_up(made->context, made);
+	return 0;
+}
+
+/* proc's gid= is read at its creation as an id of the creator's user namespace (proc_fill_super()): a child's then. */
+static long set_up_as_tracee(struct made *made)
+{
+	const char *options = made->call->text[AGENT_TEXT_OPTIONS];
+	long error;
+
+	if (!options || !has_key(options, "gid") || made->call->fd[AGENT_FD_USERNS] < 0)
+		return set_up(made->context, made);
+	error = sys_run_child(set_up_inside, made);
+	return error ? error : made->result;
 }
 
 static int make(void *argument)
@@ -62,12 +85,12 @@ static int make(void *argument)
 	long context = sys(fsopen, made->type->name, FSOPEN_CLOEXEC);
 	long error;
 
-	made->result = context;
+	made->context = made->result = context;
 	if (context < 0)
 		return 0;
 	error = made->use_pidns ? context_fd(context, "pidns", made->call->fd[AGENT_FD_PIDNS]) : 0;
 	if (!error)
-		error = set_up(context, made);
+		error = set_up_as_tracee(made);
 	made->result = error ? error : context_mount(context, made->call, 0);
 	return 0;
 }
@@ -124,11 +147,11 @@ static int make_sysfs(void *argument)
 }
 
 static const struct type types[] = {
-	{ "proc", make_proc, "pidns" },
-	{ "sysfs", make_sysfs, 0 },
-	{ "tmpfs", make, "mpol" },   /* what the others are measured by */
-	{ "hugetlbfs", make, 0 },
-	{ "bpf", make, 0 },
+	{ "proc", make_proc, { "pidns" } },
+	{ "sysfs", make_sysfs, { 0 } },
+	{ "tmpfs", make, { "uid", "gid" } },   /* what the others are measured by */
+	{ "hugetlbfs", make, { "uid", "gid" } },
+	{ "bpf", make, { "uid", "gid" } },
 };
 
 static const struct type *find_type(const char *name)
@@ -225,6 +248,9 @@ long act_mount(struct call *call)
 		call->outcome = AGENT_MALFORMED;
 		return 0;
 	}
+	error = creds_of_tracee(call->request);
+	if (error)
+		return error;
 	made.type->make(&made);  /* in the host's mount namespace: see mount_too_revealing() */
 	mount = made.result;
 	error = path_enter(call);

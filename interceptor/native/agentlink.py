@@ -5,6 +5,7 @@ Requests are packed here, once, in the layout of agent_wire.h; who asks for what
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -13,16 +14,17 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Mapping
+import threading
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING
 
 from interceptor.errors import AgentError
-from interceptor.native import _native
+from interceptor.native._native import ffi as _ffi
+from interceptor.native._native import lib as _lib
 
-_lib: Any = _native.lib
-_ffi: Any = _native.ffi
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PATIENCE_MS = 5
 """What an ordinary action takes at most; who needs longer is slow (Link.call)."""
@@ -137,7 +139,7 @@ def executable() -> int:
         if error.errno != errno.EINVAL:  # Linux before 6.3 does not know it
             raise
         fd = os.memfd_create("agent", flags)
-    with open(os.dup(fd), "wb") as copy:
+    with os.fdopen(os.dup(fd), "wb") as copy:
         copy.write(content)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
     return fd
@@ -162,11 +164,13 @@ class Link:
         self._socket: int = started.socket
         self._reply = _ffi.new("struct agent_reply *")
         self._cookie = 0
+        self._ending = threading.Lock()
 
     def call(self, request: Request) -> Reply | None:
         """The reply; None when there is none yet after PATIENCE_MS: go on with `wait`.
 
-        BrokenPipeError when the agent ended before it took the request, AgentError when it ended or talked nonsense after.
+        BrokenPipeError when the agent ended before it took the request, AgentError when it ended or talked nonsense
+        afterwards.
         """
         self._cookie = next(_cookies)
         message, fds = pack(request, self._cookie)
@@ -187,31 +191,31 @@ class Link:
         raise AgentError(f"agent {self.pid}: {os.strerror(-result)} instead of a reply")
 
     def kill(self) -> None:
-        """SIGKILL. It may take effect late (a task in state D), or has no effect on one that has ended."""
-        try:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        """SIGKILL. It may take effect late (a task in state D), and has none on an agent that has ended."""
+        with self._ending, contextlib.suppress(ProcessLookupError):
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def reap(self, timeout_ms: int) -> bool:
         """Whether it has ended; then it is waited for and everything of it is closed. May be asked again."""
+        with self._ending:
+            if self._pidfd >= 0 and _readable(self._pidfd, timeout_ms):
+                with contextlib.suppress(ChildProcessError):  # somebody who waits for any child was faster
+                    os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+                os.close(self._pidfd)
+                self._pidfd = -1
         if self._pidfd < 0:
-            return True
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        if not poll.poll(timeout_ms):
-            return False
-        try:
-            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        except ChildProcessError:
-            pass  # somebody who waits for any child was faster
-        self.hang_up()
-        os.close(self._pidfd)
-        self._pidfd = -1
-        return True
+            self.hang_up()
+        return self._pidfd < 0
 
     def hang_up(self) -> None:
-        """Closes the socket: an idle agent then ends by itself. Idempotent."""
+        """Closes the socket: an idle agent then ends by itself. Only for whom the agent belongs to; idempotent."""
         if self._socket >= 0:
             os.close(self._socket)
             self._socket = -1
+
+
+def _readable(fd: int, timeout_ms: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_ms))

@@ -1,0 +1,436 @@
+"""The agents of one container: who is free, who is slow, who must die; and one call's view of them.
+
+An action may hang for as long as a hostile filesystem pleases, so that patience is graded: a few milliseconds are
+waited for quietly; then the session hears of it (`on_slow`) and can let somebody else receive; at the deadline the
+agent is killed. A killed agent that the kernel cannot end yet is set aside and counted, and never waited for.
+
+Threads: every method may be called on any thread. Waiters are served in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from interceptor.errors import AgentError, NotificationGone
+from interceptor.native import agentlink
+from interceptor.native.agentlink import Link, Reply, Request
+from interceptor.ports import Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from interceptor.container import IdRange
+    from interceptor.policy import Limits
+    from interceptor.wire import Anchor
+
+IDLE_S = 30.0
+"""How long an agent beyond the first one stays without work."""
+_GRACE_MS = 500
+"""The agent's own timer is for the case that we are no more: it comes after ours."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """Somebody for whom no agent was free. Gets an agent, or None for the right to start one."""
+
+    served: threading.Event = field(default_factory=threading.Event)
+    link: Link | None = None
+
+
+@dataclass(slots=True)
+class _Idle:
+    link: Link
+    since: float
+
+
+class AgentPool:
+    """At most `limits.agents` agents, started when they are needed."""
+
+    def __init__(
+        self,
+        container_ids: IdRange,
+        limits: Limits,
+        on_slow: Callable[[], None] = _nothing,
+        start: Callable[[], Link] = Link,
+    ) -> None:
+        """`on_slow` is called once for each call that takes longer than PATIENCE_MS, unless the call brings its own."""
+        self.container_ids = container_ids
+        self._limits = limits
+        self._on_slow = on_slow
+        self._start = start
+        self._lock = threading.Lock()
+        self._idle: list[_Idle] = []
+        self._waiters: deque[_Waiter] = deque()
+        self._busy: set[Link] = set()
+        self._count = 0
+        self._abandoned: list[Link] = []
+        self._closed = False
+
+    @property
+    def agents(self) -> int:
+        """Agents that run or are about to, without the abandoned."""
+        return self._count
+
+    @property
+    def abandoned(self) -> int:
+        """Agents that were killed and have not ended yet."""
+        self._reap_abandoned()
+        return len(self._abandoned)
+
+    def call(self, request: Request, on_slow: Callable[[], None] | None = None) -> int:
+        """The action's value.
+
+        OSError with the tracee's errno; NotificationGone; AgentError when there is no answer before the deadline
+        (waiting for a free agent included), or when the agent died: what it had done by then nobody knows.
+        """
+        watch = _Watch(self._limits.agent_deadline_ms, on_slow or self._on_slow)
+        request = replace(
+            request,
+            root_uid=self.container_ids.first,
+            root_gid=self.container_ids.first,
+            id_count=self.container_ids.size,
+            deadline_ms=self._limits.agent_deadline_ms + _GRACE_MS,
+        )
+        return _value(request, self._ask(request, watch))
+
+    def close(self) -> None:
+        """Ends all agents; calls that are under way fail with AgentError. Idempotent."""
+        with self._lock:
+            self._closed = True
+            links = [idle.link for idle in self._idle] + list(self._busy)
+            self._idle.clear()
+            waiters, self._waiters = list(self._waiters), deque()
+        for waiter in waiters:
+            waiter.served.set()
+        for link in links:
+            link.kill()
+        for link in links:
+            if link not in self._busy:
+                self._bury(link)
+        self._reap_abandoned()
+
+    def _ask(self, request: Request, watch: _Watch) -> Reply:
+        """One request to one agent; to a second one only where the first cannot have begun."""
+        while True:
+            link = self._acquire(watch)
+            try:
+                reply = _exchange(link, request, watch)
+            except BrokenPipeError:
+                self._lose(link)
+                watch.check(f"agent {link.pid} has ended")
+            except OSError:  # a request that cannot be packed: nothing was sent
+                self._release(link)
+                raise
+            except BaseException:
+                self._lose(link)
+                raise
+            else:
+                self._release(link)
+                return reply
+
+    def _acquire(self, watch: _Watch) -> Link:
+        waiter = None
+        with self._lock:
+            self._check_open()
+            if self._idle:
+                link = self._idle.pop().link
+                self._busy.add(link)
+                return link
+            if self._count < self._limits.agents:
+                self._count += 1
+            else:
+                waiter = _Waiter()
+                self._waiters.append(waiter)
+        if waiter is not None:
+            link_or_right = self._await(waiter, watch)
+            if link_or_right is not None:
+                return link_or_right
+        return self._started()
+
+    def _started(self) -> Link:
+        """A new agent, in the place that was counted for it."""
+        try:
+            link = self._start()
+        except BaseException:
+            with self._lock:
+                self._give_place()
+            raise
+        with self._lock:
+            if not self._closed:
+                self._busy.add(link)
+                return link
+        link.kill()
+        self._bury(link)
+        raise AgentError("the container is being removed")
+
+    def _await(self, waiter: _Waiter, watch: _Watch) -> Link | None:
+        while not waiter.served.wait(watch.next_ms() / 1000):
+            if watch.over():
+                with self._lock:
+                    if waiter in self._waiters:
+                        self._waiters.remove(waiter)
+                        raise AgentError(f"no agent was free within {watch.deadline_ms} ms ({self._count} are busy)")
+                break  # served at the last moment
+            watch.slow()
+        with self._lock:
+            self._check_open()
+            if waiter.link is not None:
+                self._busy.add(waiter.link)
+        return waiter.link
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AgentError("the container is being removed")
+
+    def _release(self, link: Link) -> None:
+        """`link` has answered and is free: for the first who waits, else for later."""
+        now = time.monotonic()
+        with self._lock:
+            self._busy.discard(link)
+            if not self._closed:
+                if self._waiters:
+                    waiter = self._waiters.popleft()
+                    waiter.link = link
+                    self._busy.add(link)
+                    waiter.served.set()
+                    return
+                self._idle.append(_Idle(link, now))
+                surplus = self._surplus(now)
+            else:
+                surplus = [link]
+        for old in surplus:
+            old.kill()
+            self._bury(old)
+
+    def _surplus(self, now: float) -> list[Link]:
+        """Idle agents beyond one that had no work for a while; they lie at the bottom of the stack."""
+        surplus = []
+        while len(self._idle) > 1 and self._idle[0].since < now - IDLE_S:
+            surplus.append(self._idle.pop(0).link)
+            self._count -= 1
+        return surplus
+
+    def _lose(self, link: Link) -> None:
+        """`link` is dead or must be; its place is free."""
+        with self._lock:
+            self._busy.discard(link)
+            self._give_place()
+        link.kill()
+        self._bury(link)
+
+    def _give_place(self) -> None:
+        if self._waiters and not self._closed:
+            self._waiters.popleft().served.set()
+        else:
+            self._count -= 1
+
+    def _bury(self, link: Link) -> None:
+        """Reaps a killed agent, or sets it aside when the kernel has not ended it within a moment."""
+        link.hang_up()
+        if not link.reap(100):
+            with self._lock:
+                self._abandoned.append(link)
+
+    def _reap_abandoned(self) -> None:
+        with self._lock:
+            self._abandoned = [link for link in self._abandoned if not link.reap(0)]
+
+
+class _Watch:
+    """The patience with one call."""
+
+    def __init__(self, deadline_ms: int, on_slow: Callable[[], None]) -> None:
+        self.deadline_ms = deadline_ms
+        self._end = time.monotonic() + deadline_ms / 1000
+        self._on_slow: Callable[[], None] | None = on_slow
+
+    def next_ms(self) -> int:
+        """How long to wait before something has to be done: tell that the call is slow, or give up."""
+        left = self.left_ms()
+        return min(left, agentlink.PATIENCE_MS) if self._on_slow is not None else left
+
+    def left_ms(self) -> int:
+        return max(0, int((self._end - time.monotonic()) * 1000) + 1)
+
+    def over(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def slow(self) -> None:
+        if self._on_slow is not None:
+            on_slow, self._on_slow = self._on_slow, None
+            on_slow()
+
+    def check(self, what: str) -> None:
+        if self.over():
+            raise AgentError(f"{what}, and {self.deadline_ms} ms are over")
+
+
+def _exchange(link: Link, request: Request, watch: _Watch) -> Reply:
+    reply = link.call(request)
+    while reply is None:
+        if watch.over():
+            raise AgentError(f"agent {link.pid} does not answer within {watch.deadline_ms} ms")
+        watch.slow()
+        reply = link.wait(watch.left_ms())
+    return reply
+
+
+def _value(request: Request, reply: Reply) -> int:
+    if reply.outcome == agentlink.GONE:
+        raise NotificationGone(f"notification {request.notification} ended before the agent acted")
+    if reply.outcome != agentlink.DONE:
+        raise AgentError(f"the agent takes action {request.op} with these arguments for malformed")
+    if reply.error:
+        raise OSError(reply.error, os.strerror(reply.error))
+    return reply.value
+
+
+class AgentSubject(Protocol):
+    """Whose call it is, as descriptors and credentials (a pinned tracee has all of it)."""
+
+    @property
+    def notifier_fd(self) -> int:
+        """The seccomp notify fd."""
+
+    @property
+    def notification_id(self) -> int:
+        """seccomp_notif.id; 0 where nobody asks whether it is still valid."""
+
+    def namespace_fd(self, namespace: Namespace) -> int:
+        """An open /proc/TID/ns/NAME."""
+
+    @property
+    def root_fd(self) -> int:
+        """The root directory, O_PATH."""
+
+    @property
+    def cwd_fd(self) -> int:
+        """The working directory, O_PATH."""
+
+    @property
+    def fsuid(self) -> int:
+        """As a host id, as the next two."""
+
+    @property
+    def fsgid(self) -> int: ...
+
+    @property
+    def groups(self) -> tuple[int, ...]: ...
+
+    @property
+    def capabilities(self) -> int:
+        """The effective set: bit N is capability N of linux/capability.h."""
+
+    @property
+    def in_nested_user_namespace(self) -> bool: ...
+
+
+class PinnedAgent:
+    """ports.Agent for one call."""
+
+    def __init__(self, pool: AgentPool, subject: AgentSubject, on_slow: Callable[[], None] | None = None) -> None:
+        """`on_slow` stands in for the pool's."""
+        self._pool = pool
+        self._subject = subject
+        self._on_slow = on_slow
+
+    def mount(
+        self,
+        fstype: str,
+        at: Anchor,
+        *,
+        source: bytes | None,
+        flags: int,
+        options: bytes | None,
+        like: Sequence[bytes] = (),
+    ) -> None:
+        fds = self._place(at)
+        if fstype == "proc":
+            fds[agentlink.PIDNS] = self._subject.namespace_fd(Namespace.PID)
+        elif fstype == "sysfs":
+            fds[agentlink.NETNS] = self._subject.namespace_fd(Namespace.NET)
+        texts = {agentlink.PATH: at.path, agentlink.TYPE: fstype.encode()} | _given(source, options)
+        how = 0
+        if like:
+            texts[agentlink.COVERS] = b"".join(_escaped(path) + b"\n" for path in like)
+            how = agentlink.LOCK_COVERS if self._subject.in_nested_user_namespace else 0
+        self._act(agentlink.MOUNT, fds, texts, flags=how, mount_flags=flags)
+
+    def stand_in(self, at: Anchor, *, name: str, flags: int) -> None:
+        texts = {agentlink.PATH: at.path, agentlink.TYPE: name.encode()}
+        self._act(agentlink.STAND_IN, self._place(at), texts, mount_flags=flags)
+
+    def overlay(self, at: Anchor, *, source: bytes | None, flags: int, options: bytes | None) -> None:
+        fds = self._place(at) | {agentlink.CWD: self._subject.cwd_fd}
+        self._act(agentlink.OVERLAY, fds, {agentlink.PATH: at.path} | _given(source, options), mount_flags=flags)
+
+    def mount_id(self, at: Anchor, *, follow: bool) -> int:
+        return self._act(
+            agentlink.MOUNT_ID, self._place(at), {agentlink.PATH: at.path}, flags=agentlink.FOLLOW if follow else 0
+        )
+
+    def set_hostname(self, name: bytes) -> None:
+        self._act(agentlink.SETHOSTNAME, self._uts(), {agentlink.DATA: name})
+
+    def set_domainname(self, name: bytes) -> None:
+        self._act(agentlink.SETDOMAINNAME, self._uts(), {agentlink.DATA: name})
+
+    def _uts(self) -> dict[int, int]:
+        return {agentlink.UTSNS: self._subject.namespace_fd(Namespace.UTS)}
+
+    def _place(self, at: Anchor) -> dict[int, int]:
+        """What a path needs: where it starts, in which tree, and for whom."""
+        subject = self._subject
+        fds = {
+            agentlink.MNTNS: subject.namespace_fd(Namespace.MOUNT),
+            agentlink.ROOT: subject.root_fd,
+            agentlink.USERNS: subject.namespace_fd(Namespace.USER),
+        }
+        if at.fd is not None:
+            fds[agentlink.BASE] = at.fd
+        elif at.path[:1] != b"/":
+            fds[agentlink.BASE] = subject.cwd_fd
+        return fds
+
+    def _act(
+        self, op: int, fds: dict[int, int], texts: Mapping[int, bytes], *, flags: int = 0, mount_flags: int = 0
+    ) -> int:
+        subject = self._subject
+        if subject.notification_id:
+            fds[agentlink.NOTIFIER] = subject.notifier_fd
+        request = Request(
+            op=op,
+            fds=fds,
+            texts=texts,
+            notification=subject.notification_id,
+            flags=flags,
+            mount_flags=mount_flags,
+            capabilities=subject.capabilities,
+            fsuid=subject.fsuid,
+            fsgid=subject.fsgid,
+            groups=subject.groups,
+        )
+        return self._pool.call(request, self._on_slow)
+
+
+def _given(source: bytes | None, options: bytes | None) -> dict[int, bytes]:
+    texts = {}
+    if source is not None:
+        texts[agentlink.SOURCE] = source
+    if options is not None:
+        texts[agentlink.OPTIONS] = options
+    return texts
+
+
+def _escaped(path: bytes) -> bytes:
+    """As mountinfo writes it, for the two characters that the list of covers cannot hold."""
+    return path.replace(b"\\", b"\\134").replace(b"\n", b"\\012")
