@@ -9,32 +9,63 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := build/stamps
 SOURCES := pyproject.toml meson.build $(shell find interceptor runtime policies -type f -not -path '*/__pycache__/*')
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LIBRARY := $(PREFIX)/lib/interceptor
 
-.PHONY: build demo test lint bench install uninstall clean docs
+.PHONY: build demo test lint bench docs install uninstall clean
+.NOTPARALLEL:
 
 build: $(STAMPS)/install
 
-# What Debian has and we need: a compiler, libseccomp's library, runc and crun, and (for tests and demo) the image tools.
-$(STAMPS)/debian: images/requirements.apt
+# Runs a system container with an engine inside, and shows which of its calls were intercepted.
+demo: build $(STAMPS)/images.apt
+	./demo
+
+test: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
+	$(BIN)/pytest
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m interceptor.docgen --check
+
+# Every number in the documents comes out of here; BENCH=--quick only tells whether it runs.
+bench: build $(STAMPS)/images.apt
+	@for b in bench/*.py; do case $$b in bench/_*) ;; *) echo "== $$b"; $(BIN)/python $$b $(BENCH) || exit 1;; esac; done
+
+# What is generated from the code.
+docs: build
+	$(BIN)/python -m interceptor.docgen
+
+# Debian's packages of requirements/NAME.apt, as far as they are missing. No service is started by installing them.
+$(STAMPS)/%.apt: requirements/%.apt
 	@mkdir -p $(STAMPS)
-	@missing=$$(for p in $$(grep -v '^#' $<); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
-	 if [ -n "$$missing" ]; then \
-	   echo "installing from Debian:" $$missing; \
-	   DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 update -q && \
-	   DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends $$missing; \
-	 fi
+	@./requirements/install $<
 	@touch $@
 
-$(STAMPS)/venv: pyproject.toml $(STAMPS)/debian
+$(STAMPS)/venv: pyproject.toml $(STAMPS)/build.apt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check 'meson-python>=0.16' 'meson>=1.4' 'ninja>=1.11' 'cffi>=1.17'
+	$(PIP) install -q 'meson-python>=0.16' 'meson>=1.4' 'ninja>=1.11' 'cffi>=1.17'
 	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print("\n".join(p["project"]["dependencies"] + p["dependency-groups"]["dev"]))' > build/requirements.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r build/requirements.txt
+	$(PIP) install -q -r build/requirements.txt
 	@touch $@
 
 $(STAMPS)/install: $(STAMPS)/venv $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall --config-settings=build-dir=build/meson .
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q --no-build-isolation --no-deps --force-reinstall --config-settings=build-dir=build/meson .
 	@touch $@
+
+# A virtual environment of its own below PREFIX/lib, and two links in PREFIX/bin.
+install: $(STAMPS)/build.apt
+	$(PYTHON) -m venv --clear $(LIBRARY)
+	$(LIBRARY)/bin/python -m pip --disable-pip-version-check install -q .
+	mkdir -p $(PREFIX)/bin
+	ln -sf $(LIBRARY)/bin/interceptor $(LIBRARY)/bin/interceptor-runc $(PREFIX)/bin/
+	@echo "installed: $(PREFIX)/bin/interceptor and $(PREFIX)/bin/interceptor-runc; interceptor doctor says what Docker needs"
+
+uninstall:
+	rm -f $(PREFIX)/bin/interceptor $(PREFIX)/bin/interceptor-runc
+	rm -rf $(LIBRARY)
 
 clean:
 	rm -rf build $(VENV)
