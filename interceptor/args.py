@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
@@ -155,10 +155,11 @@ OptionalData = Annotated[bytes | None, String(limit=PAGE_SIZE + 1, null=True, pa
 def quote(value: bytes) -> str:
     """A C string literal, at most 256 bytes of it, as strace prints it."""
     shown = value[:256]
-    body = "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else _ESCAPES.get(b, f"\\{b:03o}") for b in shown)
+    body = "".join(chr(b) if b in _PRINTABLE and b not in b'"\\' else _ESCAPES.get(b, f"\\{b:03o}") for b in shown)
     return f'"{body}"' + ("..." if len(value) > len(shown) else "")
 
 
+_PRINTABLE = range(32, 127)
 _ESCAPES = {0x0A: "\\n", 0x09: "\\t", 0x0D: "\\r", 0x22: '\\"', 0x5C: "\\\\"}
 
 
@@ -175,6 +176,9 @@ Reader = Callable[[Sequence[Want]], Sequence[bytes | None]]
 terminated piece holds its NUL when it has one, and otherwise what was readable."""
 
 
+Decoder = Callable[[Sequence[int], Reader], Any]
+
+
 class Field(NamedTuple):
     """One argument: its name, its register, its kind."""
 
@@ -187,7 +191,7 @@ class Field(NamedTuple):
 class Signature:
     """The decoder of one args class. `pointers` tells whether a decode reads memory at all."""
 
-    type: type[Any]
+    args: type[Any]
     fields: tuple[Field, ...]
     pointers: tuple[Field, ...]
 
@@ -209,19 +213,35 @@ class Signature:
         """Field name → value as far as registers tell it: numbers, and addresses of what is pointed to."""
         return {f.name: f.kind.value(registers[f.register], arch) for f in self.fields}
 
-    def decode(self, registers: Sequence[int], arch: Arch, read: Reader) -> Any:
-        """An instance of the args class.
+    def decoder(self, arch: Arch) -> Decoder:
+        """The decoder for one architecture: (registers, read) → an instance of the args class.
 
-        Raises OSError with the kernel's errno (EFAULT, ENAMETOOLONG, EINVAL, ENOENT) for memory that cannot be what
+        It raises OSError with the kernel's errno (EFAULT, ENAMETOOLONG, EINVAL, ENOENT) for memory that cannot be what
         the call needs; in register order, which is the kernel's order for every call here.
         """
-        values = self.registers(registers, arch)
-        if self.pointers:
-            wants = [_want(f.kind, values, f.name) for f in self.pointers]
-            pieces = iter(read([w for w in wants if w]))
-            for field, want in zip(self.pointers, wants, strict=True):
-                values[field.name] = _string(field.kind, next(pieces) if want else b"", want)
-        return self.type(**values)
+        make, width = self.args, arch.register_mask
+        convert = [(f.register, f.kind, arch) for f in self.fields]
+        if not self.fields:
+            nothing = make()
+            return lambda _registers, _read: nothing
+        if not self.pointers:
+            return lambda registers, _read: make(*[kind.value(registers[at], arch) for at, kind, arch in convert])
+        strings = [(f.register, f.kind) for f in self.pointers]
+        lengths = {f.name: f for f in self.fields}
+
+        def decode(registers: Sequence[int], read: Reader) -> Any:
+            wants = [_want(kind, registers[at] & width, lengths, registers, arch) for at, kind in strings]
+            pieces = iter(read([want for want in wants if want]))
+            values = [kind.value(registers[at], arch) for at, kind, arch in convert]
+            for (at, kind), want in zip(strings, wants, strict=True):
+                values[at] = _string(kind, next(pieces) if want else b"", want)
+            return make(*values)
+
+        return decode
+
+    def decode(self, registers: Sequence[int], arch: Arch, read: Reader) -> Any:
+        """One call decoded; see `decoder`."""
+        return self.decoder(arch)(registers, read)
 
     def render(self, args: Any) -> str:
         """The argument list read aloud: ``"proc", "/proc", "proc", MS_NOSUID, NULL``."""
@@ -237,14 +257,16 @@ def _kind(args: type[Any], name: str, hint: Any) -> Kind:
     for extra in getattr(hint, "__metadata__", ()):
         if isinstance(extra, Kind):
             return extra
-    raise TypeError(f"{args.__qualname__}.{name} is annotated {hint!r}; it must be one of the types of interceptor.args")
+    raise TypeError(
+        f"{args.__qualname__}.{name} is annotated {hint!r}; it must be one of the types of interceptor.args"
+    )
 
 
-def _want(kind: Kind, values: dict[str, Any], name: str) -> Want | None:
+def _want(kind: Kind, address: int, fields: Mapping[str, Field], registers: Sequence[int], arch: Arch) -> Want | None:
     """What has to be copied for one pointer; None for a NULL that is a value and for an empty buffer."""
-    address = values[name]
     if isinstance(kind, Buffer):
-        length = values[kind.length]
+        count = fields[kind.length]
+        length = count.kind.value(registers[count.register], arch)
         if not 0 <= length <= kind.limit:
             raise OSError(errno.EINVAL, f"{kind.length} is {length}; at most {kind.limit} are taken")
         return Want(address, length, terminated=False) if length else None

@@ -60,7 +60,9 @@ class Control:
             await _send(connection, _refusal(f"uid {uid} may not use the control socket; only root may"))
             return
         while True:
-            data, ancillary, flags, _ = await connection.recvmsg(CONTROL_MESSAGE_MAX, sockets.ANCILLARY, sockets.RECEIVE_FLAGS)
+            data, ancillary, flags, _ = await connection.recvmsg(
+                CONTROL_MESSAGE_MAX, sockets.ANCILLARY, sockets.RECEIVE_FLAGS
+            )
             fds = sockets.descriptors(ancillary)
             try:
                 if not data:
@@ -74,10 +76,12 @@ class Control:
     ) -> None:
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise WireError(f"a message holds at most {CONTROL_MESSAGE_MAX} bytes and {sockets.MAX_FDS} descriptors")
+                raise WireError(
+                    f"a message holds at most {CONTROL_MESSAGE_MAX} bytes and {sockets.MAX_FDS} descriptors"
+                )
             body = decode(data)
             name = body.get("op")
-            if name in self._streams:
+            if isinstance(name, str) and name in self._streams:
                 await self._stream(connection, self._streams[name], body)
                 return
             reply = await self._operate(name, Request(body, fds, undo))

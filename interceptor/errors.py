@@ -9,7 +9,10 @@ from __future__ import annotations
 
 
 class InterceptorError(Exception):
-    """A fault of ours or of what the administrator gave us; the message says which value, where from, what would be right."""
+    """A fault of ours or of what the administrator gave us.
+
+    The message says which value, where it came from, and what would be right.
+    """
 
 
 class NotificationGone(InterceptorError):  # noqa: N818 - a state of the kernel's, not an error of anybody's

@@ -10,7 +10,6 @@ sendContainerProcessState(); crun src/libcrun/seccomp_notify.c.
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import trio
 
 from interceptor.errors import InterceptorError, WireError
 from interceptor.native import sockets
+from interceptor.wire import parse as parse_json
 
 log = structlog.get_logger(__name__)
 
@@ -90,18 +90,15 @@ async def _receive(connection: trio.socket.SocketType, fds: list[int]) -> bytes:
 def _complete(data: bytearray) -> bool:
     """Whether a whole JSON value is there: some runtimes wait for us to close first."""
     try:
-        json.loads(data)
-    except ValueError:
+        parse_json(data)
+    except WireError:
         return False
     return True
 
 
 def parse(data: bytes, count: int) -> tuple[ProcessState, int]:
     """The state, and which of `count` received descriptors is the notifier. WireError names what is missing."""
-    try:
-        message = json.loads(data)
-    except ValueError as error:
-        raise WireError(f"ContainerProcessState is not JSON: {error}") from None
+    message = parse_json(data)
     state = _member(message, "state", dict)
     names = _member(message, "fds", list)
     if FD_NAME not in names:

@@ -81,7 +81,16 @@ class Agent(Protocol):
     away before the mount was attached raises NotificationGone.
     """
 
-    def mount(self, fstype: str, at: Anchor, *, source: bytes | None, flags: int, options: bytes | None, like: Sequence[bytes] = ()) -> None:
+    def mount(
+        self,
+        fstype: str,
+        at: Anchor,
+        *,
+        source: bytes | None,
+        flags: int,
+        options: bytes | None,
+        like: Sequence[bytes] = (),
+    ) -> None:
         """A fresh mount of `fstype`, made in the host's mount namespace with the tracee's pid and net namespaces and
         attached at `at`; `flags` are MS_*; `like` are covers taken over from the tracee's visible mount (Tracee.covered).
         """
@@ -102,6 +111,16 @@ class Agent(Protocol):
         """setdomainname(2) in the tracee's UTS namespace."""
 
 
+class Reach(Protocol):
+    """The two ports of one call, made when a handler first asks for them."""
+
+    @property
+    def tracee(self) -> Tracee: ...
+
+    @property
+    def agent(self) -> Agent: ...
+
+
 @dataclass(slots=True)
 class Call:
     """One intercepted call on its way through a handler: who, where, what policy said, and the two ports."""
@@ -109,13 +128,20 @@ class Call:
     container: Container
     policy: Policy
     decision: Decision
-    tracee: Tracee
-    agent: Agent
+    reach: Reach
     rule: str = ""
     """``file:line`` that decided, when it is another than the decision's (a filesystem's entry)."""
     why: str = ""
     """For the person who reads the trace."""
     denied: bool = False
+
+    @property
+    def tracee(self) -> Tracee:
+        return self.reach.tracee
+
+    @property
+    def agent(self) -> Agent:
+        return self.reach.agent
 
     def deny(self, number: int, why: str) -> Verdict:
         """The verdict of a rule's refusal: `number` is an errno, `why` names the argument that was refused."""
@@ -126,7 +152,7 @@ class Call:
 class Operation(Protocol):
     """One operation of the control socket. Runs on a worker thread; raises InterceptorError for what the peer must hear."""
 
-    def __call__(self, request: Request) -> Mapping[str, Any]: ...
+    def __call__(self, request: Request, /) -> Mapping[str, Any]: ...
 
 
 @dataclass(slots=True)
@@ -155,7 +181,9 @@ class Core(Protocol):
     def policy(self, name: str) -> Policy:
         """A policy by name; ConfigError with the names there are."""
 
-    def choose_policy(self, *, image: str | None, annotations: Mapping[str, str], labels: Mapping[str, str]) -> Policy: ...
+    def choose_policy(
+        self, *, image: str | None, annotations: Mapping[str, str], labels: Mapping[str, str]
+    ) -> Policy: ...
 
     def register(self, container: Container) -> None:
         """From now on sessions of `container.id` are accepted. InterceptorError for an id that exists."""

@@ -70,6 +70,8 @@ class Syscall:
     source: str
     """The ``Source:`` paragraph of the handler's module."""
     module: str
+    pure: bool = False
+    """The handler answers from its arguments alone: it asks `call` for nothing and changes nothing."""
 
     def number(self, arch: Arch) -> int | None:
         """The call's number on `arch`; None where that architecture has no such call."""
@@ -78,7 +80,7 @@ class Syscall:
 
 @cache
 def resolve(name: str, arch: Arch) -> int | None:
-    """libseccomp's number of system call `name` on `arch`; None where it has none (pseudo numbers are negative)."""
+    """Libseccomp's number of system call `name` on `arch`; None where it has none (pseudo numbers are negative)."""
     number = pyseccomp.resolve_syscall(_SCMP_ARCH[arch], name)
     return number if number >= 0 else None
 
@@ -93,11 +95,14 @@ def handles(
     needs: Needs | None = None,
     support: Support = Support.FULL,
     note: str = "",
+    pure: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Registers `handler(call, args)` for system call `name`; the type of `args` is the decoder.
 
     `when` is compiled into the filter. Without `needs` in the owning namespace the kernel's own answer is enough and the
     handler is not asked: it would lend a privilege to somebody whom the kernel refuses for a reason of its own.
+    `pure` promises that the handler uses neither tracee nor agent nor notes for the trace: it is then asked on the
+    shortest way, and must not take pointers.
     Raises TypeError for an args class that is none and ValueError for a name that libseccomp does not know or that is
     registered already.
     """
@@ -106,14 +111,18 @@ def handles(
         signature = Signature.of(_args_type(handler))
         for condition in when:
             if condition.field not in {f.name for f in signature.fields}:
-                raise TypeError(f"{name}: a condition names {condition.field!r}, which {signature.type.__qualname__} has not")
+                raise TypeError(
+                    f"{name}: a condition names {condition.field!r}, which {signature.args.__qualname__} has not"
+                )
+        if pure and (signature.pointers or needs):
+            raise TypeError(f"{name}: a pure handler takes neither pointers nor permissions")
         if all(resolve(name, arch) is None for arch in Arch):
             raise ValueError(f"{name!r} is no system call that libseccomp knows")
         if name in _rows and _rows[name].module != handler.__module__:
             raise ValueError(f"{name!r} is registered by {_rows[name].module} already")
         _rows[name] = Syscall(
             name=name, signature=signature, handler=handler, when=when, needs=needs, support=support, note=note,
-            source=_source(handler), module=handler.__module__,
+            source=_source(handler), module=handler.__module__, pure=pure,
         )  # fmt: skip
         return handler
 

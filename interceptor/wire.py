@@ -6,11 +6,13 @@ The agent's binary layout is the C struct in native/agent_wire.h, packed by nati
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CONTROL_VERSION = 1
 CONTROL_MESSAGE_MAX = 128 * 1024
@@ -39,12 +41,19 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 def decode(data: bytes) -> dict[str, Any]:
     """The object in `data`; WireError for what is no JSON object or another version than ours."""
-    try:
-        message = json.loads(data)
-    except ValueError as error:
-        raise WireError(f"not JSON: {error}") from None
+    message = parse(data)
     if not isinstance(message, dict):
         raise WireError(f"a message is a JSON object, this is {type(message).__name__}")
     if message.get("v") != CONTROL_VERSION:
         raise WireError(f'message version {message.get("v")!r}; this supervisor speaks version {CONTROL_VERSION}')
     return message
+
+
+def parse(data: bytes | bytearray) -> Any:
+    """The JSON value in `data`; WireError for anything else, however deeply it is nested."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise WireError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise WireError("JSON nested too deeply") from None

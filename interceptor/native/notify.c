@@ -151,53 +151,69 @@ static int receive(struct ic_session *session, struct seccomp_notif *request)
 	}
 }
 
-static void answer_hit(struct ic_session *session, const struct seccomp_notif *request, const struct ic_row *row, uint64_t received)
+static void remember(struct ic_session *session, const struct ic_notification *call, uint32_t rule, int64_t value, int32_t error,
+		     uint32_t flags)
 {
 	struct ic_hit *hit = &session->hit[session->hit_count % IC_HITS];
 
-	hit->sent = ic_answer(session->notifier, request->id, row->action == IC_RETURN ? row->value : 0,
-			      row->action == IC_ERRNO ? (int32_t)row->value : 0,
-			      row->action == IC_CONTINUE ? SECCOMP_USER_NOTIF_FLAG_CONTINUE : 0);
 	hit->time = now(CLOCK_REALTIME);
-	hit->nanoseconds = (uint32_t)(now(CLOCK_MONOTONIC) - received);
-	memcpy(hit->args, request->data.args, sizeof hit->args);
-	hit->tid = request->pid;
-	hit->arch = request->data.arch;
-	hit->nr = request->data.nr;
-	hit->rule = row->rule;
+	hit->nanoseconds = (uint32_t)(now(CLOCK_MONOTONIC) - call->received);
+	memcpy(hit->args, call->args, sizeof hit->args);
+	hit->tid = call->tid;
+	hit->arch = call->arch;
+	hit->nr = call->nr;
+	hit->rule = rule;
+	hit->value = value;
+	hit->error = error;
+	hit->flags = flags;
 	__atomic_store_n(&session->hit_count, session->hit_count + 1, __ATOMIC_RELEASE);
 }
 
-int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t error, uint32_t flags, struct ic_notification *out)
+static void answer_hit(struct ic_session *session, const struct ic_notification *call, const struct ic_row *row)
+{
+	int64_t value = row->action == IC_RETURN ? row->value : 0;
+	int32_t error = row->action == IC_ERRNO ? (int32_t)row->value : 0;
+	uint32_t flags = row->action == IC_CONTINUE ? SECCOMP_USER_NOTIF_FLAG_CONTINUE : 0;
+
+	ic_answer(session->notifier, call->id, value, error, flags);
+	remember(session, call, row->rule, value, error, flags);
+}
+
+static void flatten(const struct seccomp_notif *request, struct ic_notification *out)
+{
+	out->id = request->id;
+	out->key = (uint64_t)request->data.arch << 32 | (uint32_t)request->data.nr;
+	out->tid = request->pid;
+	out->arch = request->data.arch;
+	out->nr = request->data.nr;
+	out->ip = request->data.instruction_pointer;
+	memcpy(out->args, request->data.args, sizeof out->args);
+	out->received = now(CLOCK_MONOTONIC);
+}
+
+int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t error, uint32_t flags, int32_t note,
+	    struct ic_notification *out)
 {
 	struct seccomp_notif request;
+	const struct ic_row *row;
 
 	out->sent = id ? ic_answer(session->notifier, id, value, error, flags) : 0;
+	if (note >= 0)
+		remember(session, out, IC_NOTE | (uint32_t)note, value, error, flags);
 	for (;;) {
-		const struct ic_row *row;
-		uint64_t received;
 		int failure = receive(session, &request);
 
 		if (failure)
 			return failure;
-		received = now(CLOCK_MONOTONIC);
 		if (request.data.arch == ARCH_X86_64 && (request.data.nr & X32_SYSCALL_BIT)) {
 			ic_answer(session->notifier, request.id, 0, ENOSYS, 0);
 			continue;
 		}
+		flatten(&request, out);
 		row = look_up(__atomic_load_n(&session->table, __ATOMIC_ACQUIRE), &request.data);
-		if (row) {
-			answer_hit(session, &request, row, received);
-			continue;
-		}
-		out->id = request.id;
-		out->tid = request.pid;
-		out->arch = request.data.arch;
-		out->nr = request.data.nr;
-		out->ip = request.data.instruction_pointer;
-		memcpy(out->args, request.data.args, sizeof out->args);
-		out->received = received;
-		return 0;
+		if (!row)
+			return 0;
+		answer_hit(session, out, row);
 	}
 }
 

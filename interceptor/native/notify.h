@@ -11,7 +11,8 @@
 #include <stdint.h>
 
 #define IC_CONDITIONS 4
-#define IC_HITS 256 /* a power of two: table hits remembered per session for the trace */
+#define IC_HITS 1024 /* a power of two: calls answered without ceremony, remembered per session for the trace */
+#define IC_NOTE 0x80000000u /* set in ic_hit.rule: the rest is the `note` of ic_next(), not a row of the table */
 
 enum ic_action { IC_CONTINUE = 0, IC_ERRNO = 1, IC_RETURN = 2 };
 
@@ -40,6 +41,7 @@ struct ic_table {
 /* struct seccomp_notif, flattened, and what became of the previous answer. */
 struct ic_notification {
 	uint64_t id;
+	uint64_t key;        /* arch << 32 | nr */
 	uint32_t tid;
 	uint32_t arch;
 	int32_t nr;
@@ -57,7 +59,9 @@ struct ic_hit {
 	int32_t nr;
 	uint32_t rule;
 	uint32_t nanoseconds; /* receive to answer */
-	int32_t sent;
+	int64_t value;
+	int32_t error;
+	uint32_t flags;
 };
 
 struct ic_session {
@@ -72,9 +76,11 @@ int ic_set_sync_wake_up(int notifier);
 int ic_notify_sizes(uint16_t sizes[3]);
 void ic_session_table(struct ic_session *session, struct ic_table *table);
 
-/* Answers notification `id` when it is not 0, then receives until one is a miss.
+/* Answers notification `id` when it is not 0, then receives until one is a miss. With `note` >= 0 the answered call, which
+ * must be the one in `out`, is remembered as a hit under that number.
  * 0: `out` is filled. -ENODEV: all tracees are gone. Another -errno: the kernel's. */
-int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t error, uint32_t flags, struct ic_notification *out);
+int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t error, uint32_t flags,
+	    int32_t note, struct ic_notification *out);
 
 /* 0, or -ENOENT when the tracee is gone. `error` is 0 or a positive errno. */
 int ic_answer(int notifier, uint64_t id, int64_t value, int32_t error, uint32_t flags);

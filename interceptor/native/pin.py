@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from interceptor.args import Want
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native._native import ffi, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interceptor.args import Want
 
 BUFFER_SIZE = 32768
 
@@ -46,7 +49,9 @@ class Held:
             os.close(fd)
 
 
-def pin(notifier: int, notification_id: int, tid: int, wants: Sequence[Want], buffer: Buffer) -> tuple[Held, list[bytes | None]]:
+def pin(
+    notifier: int, notification_id: int, tid: int, wants: Sequence[Want], buffer: Buffer
+) -> tuple[Held, list[bytes | None]]:
     """See ic_pin(). NotificationGone; InterceptorError for what should not happen (EMFILE)."""
     pieces = buffer.pieces
     for number, want in enumerate(wants):
@@ -58,7 +63,8 @@ def pin(notifier: int, notification_id: int, tid: int, wants: Sequence[Want], bu
         fail(result, f"pinning thread {tid}")
     memory = buffer.memory
     copies = [
-        bytes(ffi.buffer(memory + pieces[i].offset, pieces[i].length)) if pieces[i].length >= 0 else None for i in range(count)
+        bytes(ffi.buffer(memory + pieces[i].offset, pieces[i].length)) if pieces[i].length >= 0 else None
+        for i in range(count)
     ]
     return Held(buffer.pin), copies
 

@@ -10,11 +10,14 @@ import os
 import socket
 import struct
 from array import array
-from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interceptor.errors import InterceptorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 MAX_FDS = 16
 ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array("i").itemsize)
@@ -41,7 +44,7 @@ def bind(path: Path, kind: socket.SocketKind) -> socket.socket:
 
 
 def peer_uid(credentials: bytes) -> int:
-    """uid of ``struct ucred``, as getsockopt(SO_PEERCRED) gives it."""
+    """Uid of ``struct ucred``, as getsockopt(SO_PEERCRED) gives it."""
     _pid, uid, _gid = struct.unpack("=iII", credentials)
     return int(uid)
 

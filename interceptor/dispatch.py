@@ -1,0 +1,400 @@
+"""One notification through decoder, policy, handler: the one place where errors become answers.
+
+`OSError` is the tracee's own failure and becomes its errno; `NotificationGone` is nobody's; `InterceptorError`, and
+whatever else a handler of ours gets wrong, becomes EIO. None of them becomes CONTINUE.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from threading import Condition
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import structlog
+
+from interceptor.agent_pool import AgentPool, PinnedAgent
+from interceptor.args import Arch, Decoder, Want
+from interceptor.errors import InterceptorError, NotificationGone
+from interceptor.policy import Caller, Decision, Do, Policy
+from interceptor.ports import Call
+from interceptor.stanza import outside, whole_call
+from interceptor.trace.record import How, Record
+from interceptor.tracee import Pinned, pin
+from interceptor.verdict import Continue, Fail, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from interceptor.container import Container
+    from interceptor.native.pin import Buffer
+    from interceptor.notification import Notification
+    from interceptor.registry import Syscall
+
+log = structlog.get_logger(__name__)
+
+REPEATS = 256
+"""How many results of interrupted calls are remembered per container."""
+PATIENCE = 3
+"""After so many attempts that a signal interrupted before anything was done, the next goes on to its end."""
+
+
+class Host(Protocol):
+    """What the dispatcher asks of the session that brought the notification."""
+
+    @property
+    def notifier_fd(self) -> int: ...
+
+    def slow(self) -> None:
+        """The call takes long: somebody else must receive meanwhile."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one notification, for the answer and the trace."""
+
+    notification: Notification
+    verdict: Verdict | None = None
+    how: How = How.EMULATED
+    rule: str = ""
+    why: str = ""
+    call: str = ""
+    args: Any = None
+    comm: str = ""
+    acted: bool = False
+    """Something was done that must not be done twice."""
+    time_ns: int = 0
+    """CLOCK_REALTIME when it was answered, and how long that took, ns."""
+    elapsed_ns: int = 0
+
+
+Key = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Repeats:
+    """Calls that a signal interrupted: the kernel restarts them under a new id (without WAIT_KILLABLE_RECV).
+
+    What was done already is not done again: the result waits for the restarted call. A call that is still being
+    worked on is joined by its restarted self. A call that is interrupted again and again before anything is done is,
+    after a few attempts, carried through and its result kept, so that a storm of signals cannot starve it.
+    Source: seccomp_unotify(2), "Interaction with SA_RESTART signal handlers".
+    """
+
+    _results: OrderedDict[Key, Outcome] = field(default_factory=OrderedDict)
+    _attempts: OrderedDict[Key, int] = field(default_factory=OrderedDict)
+    _running: set[Key] = field(default_factory=set)
+    _changed: Condition = field(default_factory=Condition)
+
+    @staticmethod
+    def key(notification: Notification) -> Key:
+        return (notification.tid, notification.arch, notification.nr, notification.ip, *notification.args)
+
+    def enter(self, key: Key, args: Any, host: Host, timeout: float) -> Outcome | None:
+        """The result of the same call's earlier self, waiting for it while it is being worked on; None: do it."""
+        with self._changed:
+            if key in self._running:
+                host.slow()
+            self._changed.wait_for(lambda: key not in self._running, timeout)
+            earlier = self._results.pop(key, None)
+            if earlier is not None and earlier.args == args:
+                return earlier
+            self._running.add(key)
+        return None
+
+    def leave(self, key: Key) -> None:
+        with self._changed:
+            self._running.discard(key)
+            self._changed.notify_all()
+
+    def unclaimed(self, outcome: Outcome) -> None:
+        """The tracee was gone when the answer came: keep it."""
+        with self._changed:
+            _remember(self._results, self.key(outcome.notification), outcome)
+
+    def interrupted(self, key: Key) -> None:
+        """Nothing was done, because a signal came first."""
+        with self._changed:
+            _remember(self._attempts, key, self._attempts.get(key, 0) + 1)
+
+    def carry_through(self, key: Key) -> bool:
+        """Whether the call was interrupted so often that it is now done whether or not somebody waits."""
+        with self._changed:
+            if self._attempts.get(key, 0) < PATIENCE:
+                return False
+            del self._attempts[key]
+            return True
+
+
+def _remember(table: OrderedDict[Key, Any], key: Key, value: Any) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    while len(table) > REPEATS:
+        table.popitem(last=False)
+
+
+class LazyCaller:
+    """A `policy.Caller` that pins the tracee only when a rule asks."""
+
+    __slots__ = ("_subject",)
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    @property
+    def uid(self) -> int:
+        return self._subject.pinned.uid_inside
+
+    @property
+    def nested(self) -> bool:
+        return self._subject.pinned.in_nested_user_namespace
+
+
+class Subject:
+    """The tracee of one notification: pinned when something is asked of it, at the latest with its memory."""
+
+    __slots__ = ("_buffer", "_container", "_fd", "_notification", "_pinned")
+
+    def __init__(self, container: Container, fd: int, notification: Notification, buffer: Buffer) -> None:
+        self._container, self._fd, self._notification, self._buffer = container, fd, notification, buffer
+        self._pinned: Pinned | None = None
+
+    @property
+    def pinned(self) -> Pinned:
+        if self._pinned is None:
+            self.read(())
+        assert self._pinned is not None  # noqa: S101 - read() pins or raises
+        return self._pinned
+
+    @property
+    def comm(self) -> str:
+        """The tracee's name when it was pinned; empty otherwise."""
+        return self._pinned.comm if self._pinned else ""
+
+    def read(self, wants: Sequence[Want]) -> Sequence[bytes | None]:
+        """An args.Reader: pins the tracee and copies its memory, once."""
+        self._pinned, pieces = pin(self._container, self._fd, self._notification, wants, self._buffer)
+        return pieces
+
+    def close(self) -> None:
+        if self._pinned is not None:
+            self._pinned.close()
+
+
+class Route(NamedTuple):
+    """What is known of one call on one architecture before it comes: the row, its decoder, what policy says anyway."""
+
+    row: Syscall
+    decode: Decoder
+    whole: Decision | None
+    """The decision, when it is the same for every call."""
+    quick: Any
+    """For a pure handler that policy always asks: its one args value when the call has no arguments, else None."""
+    note: int
+    """The route's number, for `Receiver.next`; -1 when it is not quick."""
+
+
+class Dispatcher:
+    """Answers the notifications of one container; shared by its sessions."""
+
+    def __init__(self, container: Container, policy: Policy, rows: Mapping[str, Syscall], pool: AgentPool) -> None:
+        self.container = container
+        self.policy = policy
+        self.pool = pool
+        self.repeats = Repeats()
+        self.routes: dict[int, Route] = {}
+        """By ic_notification.key: architecture << 32 | number."""
+        self.quick: list[Route] = []
+        """By Route.note."""
+        for arch in Arch:
+            for row in rows.values():
+                number = row.number(arch)
+                if number is not None:
+                    self._add(row, arch, number)
+
+    def _add(self, row: Syscall, arch: Arch, number: int) -> None:
+        whole = whole_call(self.policy, row.name)
+        decode = row.signature.decoder(arch)
+        if row.pure and whole is not None and whole.do is Do.EMULATE:
+            nothing = None if row.signature.fields else row.signature.args()
+            route = Route(row, decode, whole, nothing, len(self.quick))
+            self.quick.append(route)
+        else:
+            route = Route(row, decode, whole, None, -1)
+        self.routes[key_of(arch, number)] = route
+
+    def name_of(self, arch: int, number: int) -> str:
+        """The call's name, for the trace."""
+        route = self.routes.get(key_of(arch, number))
+        return route.row.name if route else f"syscall_{number}"
+
+    def pure_call(self, route: Route) -> Call:
+        """What a pure handler is given: it asks it for nothing."""
+        assert route.whole is not None  # noqa: S101 - true of every quick route
+        return Call(self.container, self.policy, route.whole, Unreachable())
+
+    def answer(self, host: Host, notification: Notification, buffer: Buffer) -> Outcome:
+        """Never raises: what cannot be answered has `verdict` None."""
+        outcome = Outcome(notification)
+        route = self.routes.get(key_of(notification.arch, notification.nr))
+        if route is None:
+            outcome.call, outcome.how = self.name_of(notification.arch, notification.nr), How.FAILED
+            outcome.verdict, outcome.why = Fail(errno.ENOSYS), "intercepted, but no handler knows it"
+            return outcome
+        outcome.call = route.row.name
+        subject = Subject(self.container, host.notifier_fd, notification, buffer)
+        try:
+            self._decide(route, outcome, subject, host)
+        except NotificationGone:
+            outcome.verdict, outcome.how = None, How.GONE
+        except OSError as error:
+            outcome.verdict = Fail(error.errno or errno.EIO)
+            outcome.why = outcome.why or (error.strerror or "")
+        except InterceptorError as error:
+            self._failed(outcome, str(error))
+        except Exception:
+            log.exception("handler failed", call=outcome.call, container=self.container.id)
+            self._failed(outcome, "a fault of the supervisor's; see its log")
+        finally:
+            outcome.comm = subject.comm
+            subject.close()
+        return outcome
+
+    def _failed(self, outcome: Outcome, why: str) -> None:
+        outcome.verdict, outcome.how, outcome.why = Fail(errno.EIO), How.FAILED, why
+        log.error("call failed", call=outcome.call, container=self.container.id, why=why)
+
+    def _decide(self, route: Route, outcome: Outcome, subject: Subject, host: Host) -> None:
+        """Decode, the kernel's own permission, policy; then the handler."""
+        row, registers = route.row, outcome.notification.args
+        if row.when and outside(row, registers):
+            outcome.verdict, outcome.how = Continue(because="the filter is wider than the handler"), How.CONTINUED
+            return
+        args = outcome.args = route.decode(registers, subject.read)
+        needs = row.needs
+        if needs and not subject.pinned.capable(needs.cap, needs.owner_of):
+            outcome.rule = (
+                f"kernel: no CAP_{needs.cap.name} in the user namespace that owns its {needs.owner_of} namespace"
+            )
+            outcome.verdict, outcome.how = Continue(because="the kernel refuses it by itself"), How.CONTINUED
+            return
+        decision = route.whole or self.policy.decide(row.name, args, _caller(subject))
+        outcome.rule = decision.rule
+        match decision.do:
+            case Do.DENY:
+                outcome.verdict, outcome.how = Fail(decision.errno), How.DENIED
+            case Do.NATIVE:
+                outcome.verdict, outcome.how = Continue(because="policy leaves it to the kernel"), How.NATIVE
+            case Do.EMULATE:
+                self._handle(row, outcome, subject, decision, host)
+        if decision.log:
+            log.info("call", call=row.name, container=self.container.id, rule=decision.rule, how=outcome.how.value)
+
+    def _handle(self, row: Syscall, outcome: Outcome, subject: Subject, decision: Decision, host: Host) -> None:
+        """The handler, unless the result of the same, interrupted call is waiting."""
+        reach = Reached(self, outcome, subject, host)
+        call = Call(self.container, self.policy, decision, reach)
+        try:
+            outcome.verdict = row.handler(call, outcome.args)
+            outcome.how = _how(call, outcome.verdict)
+        except _DoneBefore as done:
+            earlier = done.outcome
+            outcome.verdict, outcome.how, outcome.acted = earlier.verdict, earlier.how, True
+            outcome.why = "done before a signal interrupted it"
+        except NotificationGone:
+            self.repeats.interrupted(Repeats.key(outcome.notification))
+            raise
+        finally:
+            outcome.acted = outcome.acted or (reach.asked and outcome.how is not How.CONTINUED)
+            outcome.rule, outcome.why = call.rule or outcome.rule, outcome.why or call.why
+            reach.close()
+
+
+def key_of(arch: int, number: int) -> int:
+    """ic_notification.key (native/notify.h)."""
+    return arch << 32 | number
+
+
+class Unreachable:
+    """ports.Reach of a pure handler."""
+
+    @property
+    def tracee(self) -> Pinned:
+        raise InterceptorError("a pure handler asked for its tracee: register it without pure")
+
+    @property
+    def agent(self) -> PinnedAgent:
+        raise InterceptorError("a pure handler asked for the agent: register it without pure")
+
+
+class _DoneBefore(Exception):  # noqa: N818 - not an error: the way out of a handler whose work was done already
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+class Reached:
+    """ports.Reach for one call. The agent is what changes the world, so whoever first asks for it has to know whether
+    the same call was there before.
+    """
+
+    __slots__ = ("_agent", "_dispatcher", "_host", "_outcome", "_subject")
+
+    def __init__(self, dispatcher: Dispatcher, outcome: Outcome, subject: Subject, host: Host) -> None:
+        self._dispatcher, self._outcome, self._subject, self._host = dispatcher, outcome, subject, host
+        self._agent: PinnedAgent | None = None
+
+    @property
+    def tracee(self) -> Pinned:
+        return self._subject.pinned
+
+    @property
+    def agent(self) -> PinnedAgent:
+        if self._agent is None:
+            self._agent = self._enter()
+        return self._agent
+
+    @property
+    def asked(self) -> bool:
+        """Whether the agent may have changed something."""
+        return self._agent is not None
+
+    def _enter(self) -> PinnedAgent:
+        dispatcher, outcome, tracee = self._dispatcher, self._outcome, self.tracee
+        repeats, key = dispatcher.repeats, Repeats.key(outcome.notification)
+        earlier = repeats.enter(key, outcome.args, self._host, dispatcher.policy.limits.agent_deadline_ms / 1000)
+        if earlier is not None:
+            raise _DoneBefore(earlier)
+        if repeats.carry_through(key):
+            tracee.notification_id = 0  # nobody is asked any more whether the tracee still waits
+        return PinnedAgent(dispatcher.pool, tracee, self._host.slow)
+
+    def close(self) -> None:
+        if self._agent is not None:
+            self._dispatcher.repeats.leave(Repeats.key(self._outcome.notification))
+
+
+def _how(call: Call, verdict: Verdict) -> How:
+    if call.denied:
+        return How.DENIED
+    return How.CONTINUED if isinstance(verdict, Continue) else How.EMULATED
+
+
+def _caller(subject: Subject) -> Caller:
+    caller: Any = LazyCaller(subject)
+    return caller  # type: ignore[no-any-return]
+
+
+def record_of(outcome: Outcome, container_id: str) -> Record:
+    """The trace's form of an outcome, made when somebody reads it."""
+    notification, verdict = outcome.notification, outcome.verdict
+    why = verdict.because if isinstance(verdict, Continue) and not outcome.why else outcome.why
+    arch = Arch(notification.arch) if notification.arch in _ARCHES else Arch.X86_64
+    return Record(
+        outcome.time_ns, container_id, notification.tid, outcome.comm, outcome.call, outcome.args, notification.args, arch,
+        verdict, outcome.how, outcome.rule, outcome.elapsed_ns / 1000, why,
+    )  # fmt: skip
+
+
+_ARCHES = frozenset(Arch)

@@ -1,0 +1,143 @@
+"""mount(2): what the tracee's user namespace may own, and what policy lends it.
+
+A new mount only: remount, bind, move and propagation never leave the kernel, which locks what the container must not
+change (mounts that it got read-only or nosuid are locked when its mount namespace is made, mount_namespaces(7)).
+
+Source: mount(2), mount_namespaces(7), user_namespaces(7); Linux fs/namespace.c path_mount(), do_new_mount().
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from dataclasses import dataclass
+from typing import Annotated
+
+from interceptor.args import Flags, OptionalCStr, OptionalData, Path
+from interceptor.policy import Mount
+from interceptor.ports import Call, Cap, Namespace
+from interceptor.registry import Masked, Needs, handles
+from interceptor.verdict import Continue, Fail, Return, Verdict
+
+
+class MountFlag(enum.IntFlag):
+    """MS_* (linux/mount.h)."""
+
+    MS_RDONLY = 1
+    MS_NOSUID = 2
+    MS_NODEV = 4
+    MS_NOEXEC = 8
+    MS_SYNCHRONOUS = 16
+    MS_REMOUNT = 32
+    MS_MANDLOCK = 64
+    MS_DIRSYNC = 128
+    MS_NOSYMFOLLOW = 256
+    MS_NOATIME = 1024
+    MS_NODIRATIME = 2048
+    MS_BIND = 4096
+    MS_MOVE = 8192
+    MS_REC = 16384
+    MS_SILENT = 32768
+    MS_POSIXACL = 1 << 16
+    MS_UNBINDABLE = 1 << 17
+    MS_PRIVATE = 1 << 18
+    MS_SLAVE = 1 << 19
+    MS_SHARED = 1 << 20
+    MS_RELATIME = 1 << 21
+    MS_KERNMOUNT = 1 << 22
+    MS_I_VERSION = 1 << 23
+    MS_STRICTATIME = 1 << 24
+    MS_LAZYTIME = 1 << 25
+
+
+MS_MGC_VAL = 0xC0ED0000
+MS_MGC_MSK = 0xFFFF0000
+ANOTHER_MOUNT = MountFlag.MS_REMOUNT | MountFlag.MS_BIND | MountFlag.MS_MOVE
+PROPAGATION = MountFlag.MS_UNBINDABLE | MountFlag.MS_PRIVATE | MountFlag.MS_SLAVE | MountFlag.MS_SHARED
+
+MountFlags = Annotated[int, Flags(MountFlag)]
+
+
+@dataclass(frozen=True, slots=True)
+class MountArgs:
+    """The five registers of mount(2), in register order."""
+
+    source: OptionalCStr
+    target: Path
+    fstype: OptionalCStr
+    flags: MountFlags
+    data: OptionalData
+
+
+@handles(
+    "mount",
+    when=(
+        Masked("flags", ANOTHER_MOUNT | PROPAGATION, 0),
+        # Programs of the last century put a magic number where propagation flags are now; path_mount() drops it.
+        Masked("flags", MS_MGC_MSK | ANOTHER_MOUNT, MS_MGC_VAL),
+    ),
+    needs=Needs(Cap.SYS_ADMIN, owner_of=Namespace.MOUNT),
+    note="New mounts only. proc, sysfs and overlay are emulated; debugfs, tracefs and securityfs get an empty stand-in; "
+    "others are the kernel's.",
+)
+def mount(call: Call, args: MountArgs) -> Verdict:
+    if not args.fstype:
+        return Continue(because="a new mount without a type is the kernel's to refuse")
+    choice = call.policy.filesystem(args.fstype)
+    call.rule = choice.rule
+    match choice.mount:
+        case Mount.DENY:
+            return call.deny(choice.errno, f"filesystem type {args.fstype.decode(errors='replace')!r}")
+        case Mount.STAND_IN:
+            return _stand_in(call, args)
+        case Mount.EMULATE if args.fstype in _EMULATED:
+            return _EMULATED[args.fstype](call, args)
+        case _:
+            return Continue(because="the kernel mounts it with what the tracee has itself")
+
+
+def _stand_in(call: Call, args: MountArgs) -> Verdict:
+    call.agent.stand_in(call.tracee.anchor(args.target), name=_text(args.fstype), flags=_flags(args))
+    return Return()
+
+
+def _fresh(call: Call, args: MountArgs, owner: Namespace) -> Verdict:
+    """Proc or sysfs: the kernel wants the capability also over the pid or network namespace that it shows."""
+    if not call.tracee.capable(Cap.SYS_ADMIN, owner):
+        return Fail(errno.EPERM)
+    fstype = _text(args.fstype)
+    like = call.tracee.covered(fstype) if call.tracee.in_nested_user_namespace else ()
+    call.agent.mount(
+        fstype, call.tracee.anchor(args.target), source=args.source, flags=_flags(args), options=args.data, like=like
+    )
+    return Return()
+
+
+def _proc(call: Call, args: MountArgs) -> Verdict:
+    return _fresh(call, args, Namespace.PID)
+
+
+def _sysfs(call: Call, args: MountArgs) -> Verdict:
+    return _fresh(call, args, Namespace.NET)
+
+
+def _overlay(call: Call, args: MountArgs) -> Verdict:
+    """With userxattr, or from a nested user namespace, it is what the kernel gives; else what real root would get."""
+    if b"userxattr" in (args.data or b"").split(b","):
+        return Continue(because="userxattr asks for what a user namespace may do itself")
+    if call.tracee.in_nested_user_namespace:
+        return Continue(because="trusted attributes are lent to the container's own user namespace only")
+    call.agent.overlay(call.tracee.anchor(args.target), source=args.source, flags=_flags(args), options=args.data)
+    return Return()
+
+
+_EMULATED = {b"proc": _proc, b"sysfs": _sysfs, b"overlay": _overlay}
+
+
+def _flags(args: MountArgs) -> int:
+    """The flags without the old magic number."""
+    return args.flags & ~MS_MGC_MSK if args.flags & MS_MGC_MSK == MS_MGC_VAL else args.flags
+
+
+def _text(fstype: bytes | None) -> str:
+    return (fstype or b"").decode(errors="surrogateescape")

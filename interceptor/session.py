@@ -1,0 +1,256 @@
+"""One notifier's life: a thread that loops in one C function and answers what the table cannot.
+
+A notification is answered on the thread that received it. When its action is slow, the thread starts a successor that
+receives from then on, finishes its own call and ends: the number of calls parked like that is bounded per container,
+and beyond it the kernel queues.
+
+Nothing is formatted, and nothing handed to a reader, between receipt and answer: what happened is kept as it is, and
+`drain` makes records of it when the control plane asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from functools import partial
+from threading import Lock, Thread
+from typing import TYPE_CHECKING
+
+import structlog
+
+from interceptor.args import Arch, Want
+from interceptor.dispatch import Dispatcher, Outcome, Route, record_of
+from interceptor.errors import InterceptorError, NotificationGone
+from interceptor.native.notifier import Hit, Notifier, Receiver, ended, wire_form
+from interceptor.native.pin import Buffer, close
+from interceptor.trace.record import How, Record
+from interceptor.verdict import AddFd, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from interceptor.ports import Call
+    from interceptor.trace.ring import Ring
+
+log = structlog.get_logger(__name__)
+
+UNREAD = 16384
+"""Outcomes kept until the next drain; the control plane drains every second."""
+
+
+class Parking:
+    """How many calls of one container wait for slow actions; shared by its sessions."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = Lock()
+        self.count = 0
+
+    def enter(self) -> bool:
+        with self._lock:
+            if self.count >= self._limit:
+                return False
+            self.count += 1
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self.count -= 1
+
+
+class Session:
+    """Owns a notifier and its receiving thread. `ended` is called once, from that thread, when all tracees are gone."""
+
+    def __init__(
+        self, notifier: Notifier, dispatcher: Dispatcher, parking: Parking, ring: Ring, ended: Callable[[Session], None]
+    ) -> None:
+        self.notifier = notifier
+        self.dispatcher = dispatcher
+        self.outcomes: deque[Outcome] = deque(maxlen=UNREAD)
+        self._parking = parking
+        self._ring = ring
+        self._ended = ended
+        self._lock = Lock()
+        self._drain_lock = Lock()
+        self._threads = 0
+        self._over = False
+
+    @property
+    def container_id(self) -> str:
+        return self.dispatcher.container.id
+
+    def start(self) -> None:
+        """Starts a receiving thread: the first, or the successor of one that is parked."""
+        with self._lock:
+            self._threads += 1
+        Thread(target=self._run, name=f"session {self.container_id[:12]}", daemon=True).start()
+
+    def drain(self) -> None:
+        """Publishes what was answered since the last time, in order of time."""
+        with self._drain_lock:
+            outcomes = [self.outcomes.popleft() for _ in range(len(self.outcomes))]
+            hits, _lost = self.notifier.hits()
+            records = [record_of(outcome, self.container_id) for outcome in outcomes] + [
+                self._record(hit) for hit in hits
+            ]
+            for record in sorted(records, key=lambda record: record.time_ns):
+                self._ring.publish(record)
+
+    def _record(self, hit: Hit) -> Record:
+        name = self.dispatcher.name_of(hit.arch, hit.nr)
+        how, rule = How.TABLE, hit.rule
+        if hit.note is not None:
+            decision = self.dispatcher.quick[hit.note].whole
+            how, rule = How.EMULATED, decision.rule if decision else ""
+        return Record(
+            hit.time_ns, self.container_id, hit.tid, "", name, None, hit.args, Arch(hit.arch), hit.verdict, how, rule,
+            hit.nanoseconds / 1000,
+        )  # fmt: skip
+
+    def _run(self) -> None:
+        try:
+            Worker(self).receive()
+        except InterceptorError as error:
+            log.error("session ends", container=self.container_id, why=str(error))
+            self._over = True
+        except Exception:
+            log.exception("session ends", container=self.container_id)
+            self._over = True
+        finally:
+            self._leave()
+
+    def over(self) -> None:
+        """All tracees are gone."""
+        self._over = True
+
+    def _leave(self) -> None:
+        """The last thread out closes the notifier, so that none is ever used after it was closed."""
+        with self._lock:
+            self._threads -= 1
+            last = self._threads == 0 and self._over
+        if last:
+            self.drain()
+            self.notifier.close()
+            self._ended(self)
+
+    def park(self) -> bool:
+        """One more call waits; starts the successor. False when there is no room: then nobody receives meanwhile."""
+        if not self._parking.enter():
+            return False
+        self.start()
+        return True
+
+    def unpark(self) -> None:
+        self._parking.leave()
+
+
+class Worker:
+    """One receiving thread of a session; the dispatcher's host."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._receiver: Receiver = session.notifier.receiver()
+        self._buffer = Buffer()
+        self._parked = False
+        self.notifier_fd = session.notifier.fd
+
+    def slow(self) -> None:
+        self._parked = self._parked or self._session.park()
+
+    def receive(self) -> None:
+        """Until all tracees are gone, or until a successor took over.
+
+        The quick branch is the round trip that bench/roundtrip.py holds against a bare C loop: every name in it is local.
+        """
+        receiver = self._receiver
+        following, c, out = receiver.next, receiver.c, receiver.out
+        quick = self._quick_answers()
+        pending: Outcome | None = None
+        last: Verdict | None = None
+        answer = (0, 0, 0)
+        failure = following(c, 0, 0, 0, 0, -1, out)
+        while not failure:
+            if pending is not None and out.sent:
+                self._undelivered(pending)
+                pending = None
+            ask, note = quick.get(out.key, _NOT_QUICK)
+            if ask is not None:
+                try:
+                    verdict = ask()
+                except Exception:  # noqa: BLE001, S110 - it has no effects: below it is asked again, where errors have answers
+                    pass
+                else:
+                    if verdict is not last:
+                        last, answer = verdict, wire_form(verdict)
+                    failure = following(c, out.id, *answer, note, out)
+                    continue
+            pending = self._outcome(receiver)
+            if self._parked:
+                self._finish(pending)
+                return
+            failure = self._answer_and_receive(pending, receiver)
+        if ended(failure):
+            self._session.over()
+
+    def _answer_and_receive(self, outcome: Outcome, receiver: Receiver) -> int:
+        """In one C call where the verdict allows it; the next call of `receive` learns what became of the answer."""
+        verdict = outcome.verdict
+        if verdict is None or isinstance(verdict, AddFd):
+            if verdict is not None:
+                self._answer(outcome, verdict)
+            return receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
+        return receiver.next(receiver.c, outcome.notification.id, *wire_form(verdict), -1, receiver.out)
+
+    def _quick_answers(self) -> dict[int, tuple[Callable[[], Verdict] | None, int]]:
+        """For each pure route, by its key: what answers the notification in the receiver's buffer, and its note."""
+        dispatcher = self._session.dispatcher
+        return {
+            key: (self._asker(route, dispatcher.pure_call(route)), route.note)
+            for key, route in dispatcher.routes.items()
+            if route.note >= 0
+        }
+
+    def _asker(self, route: Route, call: Call) -> Callable[[], Verdict]:
+        handler = route.row.handler
+        if route.quick is not None:
+            return partial(handler, call, route.quick)
+        receiver, decode = self._receiver, route.decode
+        return lambda: handler(call, decode(receiver.notification().args, _unreadable))
+
+    def _outcome(self, receiver: Receiver) -> Outcome:
+        session = self._session
+        outcome = session.dispatcher.answer(self, receiver.notification(), self._buffer)
+        outcome.elapsed_ns = time.monotonic_ns() - receiver.out.received
+        outcome.time_ns = time.time_ns()
+        session.outcomes.append(outcome)
+        return outcome
+
+    def _finish(self, outcome: Outcome) -> None:
+        """Answers a parked call; somebody else receives."""
+        try:
+            if outcome.verdict is not None:
+                self._answer(outcome, outcome.verdict)
+        finally:
+            self._session.unpark()
+
+    def _answer(self, outcome: Outcome, verdict: Verdict) -> None:
+        try:
+            self._session.notifier.answer(outcome.notification.id, verdict)
+        except NotificationGone:
+            self._undelivered(outcome)
+        finally:
+            if isinstance(verdict, AddFd):
+                close(verdict.fd)
+
+    def _undelivered(self, outcome: Outcome) -> None:
+        """The tracee was interrupted after we acted: the result waits for the restarted call."""
+        if outcome.acted and not isinstance(outcome.verdict, AddFd):
+            self._session.dispatcher.repeats.unclaimed(outcome)
+
+
+_NOT_QUICK: tuple[None, int] = (None, -1)
+
+
+def _unreadable(_wants: Sequence[Want]) -> Sequence[bytes | None]:
+    """A pure handler's args have no pointers."""
+    raise InterceptorError("a pure handler's arguments are registers")

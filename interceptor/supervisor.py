@@ -1,0 +1,305 @@
+"""The supervisor: one per host, what the runtime's `create` talks to and where every notifier ends up.
+
+trio is the control plane: both sockets, container lifetimes, trace readers. No notification passes through it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+
+from interceptor import registry
+from interceptor.agent_pool import AgentPool
+from interceptor.args import Arch
+from interceptor.control import Control
+from interceptor.dispatch import Dispatcher
+from interceptor.errors import ConfigError, InterceptorError
+from interceptor.listener import ProcessState
+from interceptor.listener import serve as serve_listener
+from interceptor.log import configure
+from interceptor.native import sockets
+from interceptor.native.notifier import Notifier, Table, receive_returns
+from interceptor.policy_file import PolicySet, load_all, search_path
+from interceptor.session import Parking, Session
+from interceptor.stanza import table
+from interceptor.trace import stream
+from interceptor.trace.ring import Hub, Ring
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from interceptor.container import Container
+    from interceptor.policy import Policy
+    from interceptor.ports import Operation, Plugin, Request
+
+log = structlog.get_logger(__name__)
+
+DRAIN_INTERVAL = 1.0
+"""Seconds between looks at what the sessions answered: often enough that none has more to remember than it can."""
+FOLLOW_INTERVAL = 0.1
+"""The same while somebody follows the trace."""
+IDLE_STEP = 1.0
+STACK_SIZE = 512 * 1024
+"""Bytes of a session thread's stack: address space; what is touched is a few pages."""
+
+
+def run_directory() -> Path:
+    """Where sockets and container records are: $INTERCEPTOR_RUN, /run/interceptor by default."""
+    return Path(os.environ.get("INTERCEPTOR_RUN") or "/run/interceptor")
+
+
+@dataclass(slots=True)
+class Entry:
+    """A registered container and what serves it."""
+
+    container: Container
+    policy: Policy
+    dispatcher: Dispatcher
+    table: Table
+    ring: Ring
+    parking: Parking
+    sessions: set[Session] = field(default_factory=set)
+
+
+class Supervisor:
+    """Containers, sessions, policies; satisfies ports.Core. Methods may be called from any thread."""
+
+    def __init__(self, directory: Path, policies: PolicySet, *, poll_first: bool) -> None:
+        self.directory = directory
+        self.rows = registry.load()
+        self.hub = Hub()
+        self.last_activity = time.monotonic()
+        self._policies = policies
+        self._poll_first = poll_first
+        self._entries: dict[str, Entry] = {}
+        self._tables: dict[str, Table] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def listener_path(self) -> str:
+        return str(self.directory / "seccomp.sock")
+
+    @property
+    def containers(self) -> Mapping[str, Container]:
+        with self._lock:
+            return {entry.container.id: entry.container for entry in self._entries.values()}
+
+    def policy(self, name: str) -> Policy:
+        return self._policies.get(name)
+
+    def choose_policy(self, *, image: str | None, annotations: Mapping[str, str], labels: Mapping[str, str]) -> Policy:
+        return self._policies.choose(image=image, annotations=annotations, labels=labels)
+
+    def register(self, container: Container) -> None:
+        policy = self.policy(container.policy)
+        pool = AgentPool(container.ids, policy.limits)
+        entry = Entry(
+            container, policy, Dispatcher(container, policy, self.rows, pool), self._table(policy),
+            self.hub.open(container.id, container.name), Parking(policy.limits.parked),
+        )  # fmt: skip
+        with self._lock:
+            if container.id in self._entries:
+                raise InterceptorError(f"container {container.id!r} is registered already; delete it first")
+            self._entries[container.id] = entry
+            self.last_activity = time.monotonic()
+
+    def _table(self, policy: Policy) -> Table:
+        """One compiled table per policy, shared by its containers."""
+        with self._lock:
+            if policy.name not in self._tables:
+                self._tables[policy.name] = Table({arch: table(self.rows, policy, arch) for arch in Arch})
+            return self._tables[policy.name]
+
+    def unregister(self, container_id: str) -> Container | None:
+        with self._lock:
+            entry = self._entries.pop(container_id, None)
+            self.last_activity = time.monotonic()
+        if entry is None:
+            return None
+        entry.dispatcher.pool.close()
+        self.hub.retire(container_id)
+        return entry.container
+
+    def accept(self, state: ProcessState, fd: int) -> None:
+        """Takes over a notifier that a runtime sent (listener.Accept)."""
+        with self._lock:
+            entry = self._entries.get(state.container)
+        if entry is None:
+            raise InterceptorError(
+                f"a runtime sent a notifier for container {state.container!r}, which is not registered"
+            )
+        notifier = Notifier(fd, entry.table, poll_first=self._poll_first)
+        session = Session(notifier, entry.dispatcher, entry.parking, entry.ring, partial(self._ended, entry))
+        with self._lock:
+            entry.sessions.add(session)
+        session.start()
+        log.info("session", container=state.container, pid=state.pid)
+
+    def _ended(self, entry: Entry, session: Session) -> None:
+        with self._lock:
+            entry.sessions.discard(session)
+
+    def drain(self) -> None:
+        """Brings the trace up to date with what the decision tables answered."""
+        for session in self._sessions():
+            session.drain()
+
+    def _sessions(self) -> list[Session]:
+        with self._lock:
+            return [session for entry in self._entries.values() for session in entry.sessions]
+
+    def close(self) -> None:
+        """Ends every agent. Sessions end with the process."""
+        with self._lock:
+            entries = list(self._entries.values())
+        for entry in entries:
+            entry.dispatcher.pool.close()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What `interceptor ps` shows; docs/control.md."""
+        self.drain()
+        with self._lock:
+            return [_description(entry) for entry in self._entries.values()]
+
+
+def _description(entry: Entry) -> dict[str, Any]:
+    container = entry.container
+    return {
+        "id": container.id, "name": container.name, "image": container.image, "policy": container.policy,
+        "runtime": container.runtime, "pid": container.init_pid, "ids": [container.ids.first, container.ids.size],
+        "created": container.created_ns, "sessions": len(entry.sessions), "calls": entry.ring.calls,
+        "denied": entry.ring.denied, "parked": entry.parking.count, "agents": entry.dispatcher.pool.agents,
+    }  # fmt: skip
+
+
+class Service:
+    """The supervisor with its sockets, for the length of one process."""
+
+    def __init__(self, supervisor: Supervisor, *, idle: float | None) -> None:
+        self._supervisor = supervisor
+        self._idle = idle
+        self._scope = trio.CancelScope()
+        self._plugins = _load_plugins()
+
+    async def run(self, ready_fd: int | None) -> None:
+        """Serves until told to stop, or until idle for long enough."""
+        directory = self._supervisor.directory
+        operations = self._operations()
+        control = Control(operations, {"trace": self._trace})
+        with ExitStack() as stack:
+            listener = _listen(stack, directory / "seccomp.sock", socket.SOCK_STREAM)
+            commands = _listen(stack, directory / "control.sock", socket.SOCK_SEQPACKET)
+            if ready_fd is not None:
+                sockets.tell_ready(ready_fd)
+            log.info("supervisor started", directory=str(directory), calls=sorted(self._supervisor.rows))
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(serve_listener, listener, self._supervisor.accept)
+                    nursery.start_soon(control.serve, commands)
+                    nursery.start_soon(self._signals)
+                    nursery.start_soon(self._keep_draining, DRAIN_INTERVAL)
+                    if self._idle is not None:
+                        nursery.start_soon(self._end_when_idle, control, self._idle)
+        self._supervisor.close()
+        log.info("supervisor ended")
+
+    def _operations(self) -> dict[str, Operation]:
+        operations: dict[str, Operation] = {"ping": _ping, "ps": self._ps, "shutdown": self._shutdown}
+        for plugin in self._plugins:
+            operations.update(plugin.start(self._supervisor))
+        return operations
+
+    def _ps(self, _request: Request) -> Mapping[str, Any]:
+        return {"containers": self._supervisor.describe()}
+
+    def _shutdown(self, request: Request) -> Mapping[str, Any]:
+        running = self._supervisor.containers
+        if running and not request.body.get("force"):
+            raise InterceptorError(
+                f"{len(running)} containers are registered ({', '.join(running)}); say force to end anyway"
+            )
+        trio.from_thread.run_sync(self._scope.cancel)
+        return {}
+
+    async def _trace(self, body: Mapping[str, Any], send: stream.Send) -> None:
+        self._supervisor.drain()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_draining, FOLLOW_INTERVAL)
+            await stream.serve(self._supervisor.hub, self._supervisor.rows, body, send)
+            nursery.cancel_scope.cancel()
+
+    async def _keep_draining(self, interval: float) -> None:
+        while True:
+            await trio.sleep(interval)
+            self._supervisor.drain()
+
+    async def _signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("told to stop", signal=signal.Signals(number).name)
+                self._scope.cancel()
+
+    async def _end_when_idle(self, control: Control, idle: float) -> None:
+        """A spawned supervisor ends by itself; whoever connects while it does starts the next one."""
+        supervisor = self._supervisor
+        while True:
+            await trio.sleep(min(IDLE_STEP, idle))
+            if supervisor.containers or control.busy:
+                supervisor.last_activity = time.monotonic()
+            elif time.monotonic() - supervisor.last_activity >= idle:
+                self._scope.cancel()
+
+
+def _ping(_request: Request) -> Mapping[str, Any]:
+    return {"pid": os.getpid(), "version": version("interceptor")}
+
+
+def _listen(stack: ExitStack, path: Path, kind: socket.SocketKind) -> trio.socket.SocketType:
+    """A listening socket whose path goes when it does."""
+    listening = trio.socket.from_stdlib_socket(sockets.bind(path, kind))
+    stack.callback(path.unlink, missing_ok=True)
+    stack.callback(listening.close)
+    return listening
+
+
+def _load_plugins() -> list[Plugin]:
+    return [point.load()() for point in entry_points(group="interceptor.plugins")]
+
+
+def prepare(directory: Path) -> int:
+    """Makes the run directory; the lock that says: the one supervisor of this host. ConfigError while there is another."""
+    if os.geteuid() != 0:
+        raise ConfigError(f"the supervisor needs root; it was started with uid {os.geteuid()}")
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    directory.chmod(0o711)
+    lock = sockets.lock(directory / "supervisor.lock")
+    if lock is None:
+        raise ConfigError(f"another supervisor runs: it holds {directory / 'supervisor.lock'}")
+    return lock
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """``interceptor supervise``: serves in the foreground. `arguments`: spawned, ready_fd, idle, log_format."""
+    configure(arguments.log_format)
+    directory = run_directory()
+    prepare(directory)
+    os.umask(0o022)
+    threading.stack_size(STACK_SIZE)
+    policies = load_all(search_path(os.environ))
+    supervisor = Supervisor(directory, policies, poll_first=not receive_returns())
+    idle = arguments.idle if arguments.spawned else None
+    trio.run(Service(supervisor, idle=idle).run, arguments.ready_fd)
+    return 0

@@ -1,0 +1,227 @@
+"""The tracee, pinned: opened first, checked with ID_VALID once, trusted afterwards. The only constructor is `pin`.
+
+What is held is one descriptor of /proc/TID, which belongs to that task for ever; root, cwd and namespaces are opened
+below it when somebody needs them, never through a number again. See native/pin.h.
+
+Source: seccomp_unotify(2); user_namespaces(7) for who is capable of what.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from interceptor.errors import InterceptorError
+from interceptor.native import pin as native
+from interceptor.ports import Cap, Namespace
+from interceptor.wire import Anchor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interceptor.args import Want
+    from interceptor.container import Container
+    from interceptor.notification import Notification
+
+OVERFLOW_ID = 65534
+"""/proc/sys/kernel/overflowuid: what an unmapped id looks like."""
+
+
+ALL_CAPABILITIES = (1 << 64) - 1
+
+_OWN_DESCRIPTOR = re.compile(
+    rb"/+(?:proc/+(?:self|thread-self|(?P<pid>[1-9][0-9]*))/+fd|dev/+fd)/+(?P<fd>[0-9]{1,9})(?P<rest>/.*)?$", re.DOTALL
+)
+"""What runc and systemd give as source and target of mounts: a descriptor by its name in procfs (proc_pid_fd(5))."""
+
+
+class Pinned:
+    """A pinned tracee; satisfies ports.Tracee and the agent's subject. Close it after the answer."""
+
+    def __init__(self, container: Container, notifier: int, notification: Notification, held: native.Held) -> None:
+        self.container = container
+        self.notifier_fd = notifier
+        self.notification_id = notification.id
+        self.tid = notification.tid
+        self._held = held
+        self._fds: dict[str, int] = {}
+        self._status: dict[str, list[str]] | None = None
+
+    @property
+    def comm(self) -> str:
+        return self._held.comm
+
+    @property
+    def capabilities(self) -> int:
+        """Effective set, a bit per capability(7) number; it counts in the tracee's own user namespace."""
+        return self._held.cap_effective
+
+    def capable(self, cap: Cap, owner_of: Namespace) -> bool:
+        """What ns_capable() would say for the user namespace that owns the tracee's `owner_of`."""
+        if self._is_ordinary(owner_of):
+            return bool(self.capabilities >> cap & 1)
+        return native.capable(self._held.proc, f"ns/{owner_of}", self.capabilities, cap, self.euid)
+
+    def _is_ordinary(self, owner_of: Namespace) -> bool:
+        """In init's user and mount namespace, of which the one owns the other: no need to ask the kernel."""
+        return (
+            owner_of is Namespace.MOUNT
+            and self.container.user_namespace == self._held.user_namespace
+            and self.container.mount_namespace == self._held.mount_namespace
+        )
+
+    @property
+    def in_nested_user_namespace(self) -> bool:
+        """False also while the container's own user namespace is not known yet (before `created`)."""
+        own = self.container.user_namespace
+        return own is not None and own != self._held.user_namespace
+
+    def namespace_id(self, namespace: Namespace) -> int:
+        if namespace is Namespace.MOUNT:
+            return self._held.mount_namespace
+        if namespace is Namespace.USER:
+            return self._held.user_namespace
+        return native.inode(self._held.proc, f"ns/{namespace}")
+
+    @property
+    def euid(self) -> int:
+        """Effective uid as a host id."""
+        if self._held.owner in self.container.ids:
+            return self._held.owner
+        return int(self._status_field("Uid")[1])
+
+    @property
+    def uid_inside(self) -> int:
+        return self.euid - self.container.ids.first if self.euid in self.container.ids else OVERFLOW_ID
+
+    @property
+    def fsuid(self) -> int:
+        """As a host id, like fsgid and groups.
+
+        Container root with CAP_DAC_OVERRIDE needs no look at /proc/TID/status: it may be anybody in its range, so its
+        own ids without groups are what it is given, and they are never more than it has.
+        """
+        return self.container.ids.first if self._is_root else int(self._status_field("Uid")[3])
+
+    @property
+    def fsgid(self) -> int:
+        return self.container.ids.first if self._is_root else int(self._status_field("Gid")[3])
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        return () if self._is_root else tuple(int(group) for group in self._status_field("Groups"))
+
+    @property
+    def _is_root(self) -> bool:
+        return self._held.owner == self.container.ids.first and bool(self.capabilities >> Cap.DAC_OVERRIDE & 1)
+
+    def namespace_fd(self, namespace: Namespace) -> int:
+        """A descriptor of the tracee's namespace, opened once. NotificationGone when the tracee died."""
+        return self._open(f"ns/{namespace}", path_only=False)
+
+    @property
+    def root_fd(self) -> int:
+        return self._open("root", path_only=True)
+
+    @property
+    def cwd_fd(self) -> int:
+        return self._open("cwd", path_only=True)
+
+    def take(self, fd: int) -> int:
+        """A duplicate of the tracee's descriptor `fd` (pidfd_getfd(2)), kept until close. OSError(EBADF) is the tracee's."""
+        key = f"fd/{fd}"
+        if key not in self._fds:
+            self._fds[key] = native.take(self._held.proc, self.tid, fd)
+        return self._fds[key]
+
+    def covered(self, fstype: str) -> Sequence[bytes]:
+        """Mount points below the tracee's newest visible mount of `fstype` whose root is the filesystem's root.
+
+        The first entry is that mount's own mount point, the rest are relative to it; empty when there is none.
+        Source: proc_pid_mountinfo(5); Linux fs/namespace.c mnt_already_visible().
+        """
+        return covers(native.read(self._held.proc, "mountinfo"), fstype.encode())
+
+    def owns(self, namespace: Namespace) -> bool:
+        return native.capable(self._held.proc, f"ns/{namespace}", ALL_CAPABILITIES, Cap.SYS_ADMIN, self.euid)
+
+    def anchor(self, path: bytes) -> Anchor:
+        match = _OWN_DESCRIPTOR.match(path)
+        if not match or not self._is_own(match) or not self._has_procfs():
+            return Anchor(path)
+        return Anchor((match["rest"] or b"").lstrip(b"/"), self.take(int(match["fd"])))
+
+    def _is_own(self, match: re.Match[bytes]) -> bool:
+        """Whether the process that the path names by number is the tracee, as its own pid namespace numbers it."""
+        return match["pid"] is None or match["pid"].decode() == self._status_field("NStgid")[-1]
+
+    def _has_procfs(self) -> bool:
+        """Whether a procfs is mounted where the path says: elsewhere the name means nothing special."""
+        return any(
+            _type(row) == b"proc" and row[4] == b"/proc" for row in _rows(native.read(self._held.proc, "mountinfo"))
+        )
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            native.close(fd)
+        self._fds.clear()
+        self._held.close()
+
+    def _open(self, name: str, *, path_only: bool) -> int:
+        if name not in self._fds:
+            self._fds[name] = native.open_below(self._held.proc, name, path_only=path_only)
+        return self._fds[name]
+
+    def _status_field(self, name: str) -> list[str]:
+        if self._status is None:
+            lines = native.read(self._held.proc, "status").decode("ascii", "replace").splitlines()
+            self._status = {key: rest.split() for key, _, rest in (line.partition(":") for line in lines)}
+        try:
+            return self._status[name]
+        except KeyError:
+            raise InterceptorError(f"/proc/{self.tid}/status has no {name!r}") from None
+
+
+def pin(
+    container: Container, notifier: int, notification: Notification, wants: Sequence[Want], buffer: native.Buffer
+) -> tuple[Pinned, Sequence[bytes | None]]:
+    """Pins the tracee of `notification` and copies `wants` from its memory.
+
+    NotificationGone when it no longer waits. `buffer` is the calling thread's scratch memory.
+    """
+    if not notification.tid:
+        raise InterceptorError(
+            "the tracee is not visible in the supervisor's pid namespace: run the supervisor in the host's"
+        )
+    held, pieces = native.pin(notifier, notification.id, notification.tid, wants, buffer)
+    return Pinned(container, notifier, notification, held), pieces
+
+
+def covers(mountinfo: bytes, fstype: bytes) -> list[bytes]:
+    """See Pinned.covered; `mountinfo` is the text of /proc/TID/mountinfo."""
+    rows = _rows(mountinfo)
+    whole = [row for row in rows if _type(row) == fstype and row[3] == b"/"]
+    if not whole:
+        return []
+    top = whole[0]
+    point = top[4]
+    below = [row[4] for row in rows if row[1] == top[0] and row[4].startswith(point.rstrip(b"/") + b"/")]
+    return [unescape(point), *(unescape(path)[len(unescape(point).rstrip(b"/")) + 1 :] for path in below)]
+
+
+def _rows(mountinfo: bytes) -> list[list[bytes]]:
+    return [line.split(b" ") for line in mountinfo.splitlines()]
+
+
+def _type(row: Sequence[bytes]) -> bytes:
+    return row[row.index(b"-") + 1]
+
+
+def unescape(path: bytes) -> bytes:
+    """Undoes mountinfo's octal escapes of space, tab, newline and backslash."""
+    out, rest = b"", path
+    while b"\\" in rest:
+        before, _, rest = rest.partition(b"\\")
+        out += before + bytes([int(rest[:3], 8)])
+        rest = rest[3:]
+    return out + rest

@@ -1,0 +1,141 @@
+"""The decoder: registers and copied memory to values, with the kernel's own errnos."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+
+from interceptor.args import Arch, Buffer, Fd, Int, Path, Pointer, Signature, UInt, ULong, Want, quote
+from interceptor.handlers.mount import MountArgs
+from interceptor.handlers.sethostname import NameArgs
+
+POISON = 0xDEADBEEF_00000000
+
+
+def reader(*pieces):
+    """A Reader that gives `pieces` one after the other, and remembers what was wanted."""
+
+    def read(wants):
+        read.wants = list(wants)
+        return pieces[: len(wants)]
+
+    read.wants = []
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    fd: Fd
+    count: UInt
+    word: ULong
+    address: Pointer
+    signed: Int
+
+
+def test_poisoned_upper_halves_do_not_count():
+    registers = (POISON | 0xFFFFFFFF, POISON | 7, 5, 6, POISON | 0x80000000, POISON)
+    decoded = Signature.of(Numbers).decode(registers, Arch.X86_64, reader())
+    assert decoded == Numbers(fd=-1, count=7, word=5, address=6, signed=-(2**31))
+
+
+def test_a_long_is_as_wide_as_the_architecture():
+    registers = (0, 0, POISON | 5, POISON | 6, 0, 0)
+    assert Signature.of(Numbers).decode(registers, Arch.X86_64, reader()).word == POISON | 5
+    decoded = Signature.of(Numbers).decode(registers, Arch.I386, reader())
+    assert (decoded.word, decoded.address) == (5, 6)
+
+
+def test_mount_reads_its_strings_in_one_batch():
+    read = reader(b"proc\0", b"/proc\0", b"proc\0")
+    decoded = Signature.of(MountArgs).decode((0x1000, 0x2000, 0x3000, 2, 0, 0), Arch.X86_64, read)
+    assert decoded == MountArgs(b"proc", b"/proc", b"proc", 2, None)
+    assert [w.address for w in read.wants] == [0x1000, 0x2000, 0x3000]
+    assert Signature.of(MountArgs).render(decoded) == '"proc", "/proc", "proc", MS_NOSUID, NULL'
+
+
+@pytest.mark.parametrize(
+    ("pieces", "number"),
+    [
+        ((b"a\0", None, b"t\0"), errno.EFAULT),
+        ((b"a\0", b"/" * 4096, b"t\0"), errno.ENAMETOOLONG),
+        ((b"a\0", b"\0", b"t\0"), errno.ENOENT),
+        ((b"a" * 4096, b"/x\0", b"t\0"), errno.EINVAL),
+        ((b"a\0", b"/unterminated", b"t\0"), errno.EFAULT),
+    ],
+)
+def test_memory_that_cannot_be_a_string_fails_as_in_the_kernel(pieces, number):
+    with pytest.raises(OSError) as caught:
+        Signature.of(MountArgs).decode((1, 2, 3, 0, 0, 0), Arch.X86_64, reader(*pieces))
+    assert caught.value.errno == number
+
+
+def test_mount_data_may_end_at_an_unmapped_page():
+    decoded = Signature.of(MountArgs).decode(
+        (1, 2, 3, 0, 5, 0), Arch.X86_64, reader(b"a\0", b"/b\0", b"c\0", b"size=1")
+    )
+    assert decoded.data == b"size=1"
+
+
+def test_a_buffer_is_exactly_as_long_as_its_length_says():
+    read = reader(b"na\0me")
+    assert Signature.of(NameArgs).decode((9, POISON | 5, 0, 0, 0, 0), Arch.X86_64, read) == NameArgs(b"na\0me", 5)
+    assert read.wants == [Want(9, 5, terminated=False)]
+    with pytest.raises(OSError) as caught:
+        Signature.of(NameArgs).decode((9, 65, 0, 0, 0, 0), Arch.X86_64, read)
+    assert caught.value.errno == errno.EINVAL
+    with pytest.raises(OSError) as caught:
+        Signature.of(NameArgs).decode((9, 0xFFFFFFFF, 0, 0, 0, 0), Arch.X86_64, read)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_an_args_class_is_a_frozen_dataclass_of_known_types():
+    @dataclass
+    class Thawed:
+        fd: Fd
+
+    @dataclass(frozen=True)
+    class Untyped:
+        fd: int
+
+    @dataclass(frozen=True)
+    class Seven:
+        a: Int
+        b: Int
+        c: Int
+        d: Int
+        e: Int
+        f: Int
+        g: Int
+
+    for wrong, message in ((Thawed, "frozen"), (Untyped, r"Untyped\.fd"), (Seven, "six registers")):
+        with pytest.raises(TypeError, match=message):
+            Signature.of(wrong)
+
+
+def test_flags_unknown_to_us_are_shown_in_hex():
+    assert "MS_RDONLY|MS_NOSUID|0x80000000" in Signature.of(MountArgs).render(
+        MountArgs(None, b"/", None, 0x80000003, None)
+    )
+
+
+def test_pointers_are_addresses_where_memory_was_not_read():
+    shown = Signature.of(MountArgs).render_registers((0, 0x7F00, 0x10, 0, 0, 0), Arch.X86_64)
+    assert shown == "NULL, 0x7f00, 0x10, 0, NULL"
+
+
+def test_quote_is_a_c_literal():
+    assert quote(b'a"b\\c\n\x01\xff') == '"a\\"b\\\\c\\n\\001\\377"'
+    assert quote(b"x" * 300).endswith('"...')
+
+
+def test_names_are_resolved_through_annotated():
+    @dataclass(frozen=True)
+    class Mixed:
+        path: Path
+        data: Annotated[bytes, Buffer("size", 16)]
+        size: Int
+
+    assert [f.name for f in Signature.of(Mixed).pointers] == ["path", "data"]
