@@ -100,7 +100,9 @@ def _guarded(command: Command, name: str, given: Sequence[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"interceptor: {printable(message)}", file=sys.stderr)
+    """One line; a set of policy files may have several mistakes, which get a line each."""
+    for line in message.splitlines() or [""]:
+        print(f"interceptor: {printable(line)}", file=sys.stderr)
     return FAILURE
 
 

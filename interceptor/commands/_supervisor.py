@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from interceptor import client
 from interceptor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 class Client(Protocol):
     """What commands need of `interceptor.client`."""
 
-    def call(self, op: str, **fields: Any) -> Mapping[str, Any]:
-        """One request, one reply; InterceptorError with the supervisor's words when it refuses."""
+    def call(self, op: str, **body: Any) -> Mapping[str, Any]: ...
 
-    def stream(self, op: str, **fields: Any) -> Iterator[dict[str, Any]]:
-        """One request, and replies until the one with "end"."""
+    def stream(self, op: str, **body: Any) -> Iterator[Mapping[str, Any]]: ...
 
     def close(self) -> None: ...
 
@@ -27,22 +25,19 @@ class Client(Protocol):
 @contextmanager
 def if_running() -> Iterator[Client | None]:
     """A connection; None where no supervisor runs."""
-    module = importlib.import_module("interceptor.client")
     try:
-        client: Client = module.connect(spawn=False)
-    except module.NoSupervisorError:
+        connection = client.connect(spawn=False)
+    except client.NoSupervisorError:
         yield None
         return
-    try:
-        yield client
-    finally:
-        client.close()
+    with connection:
+        yield connection
 
 
 @contextmanager
 def running(otherwise: str) -> Iterator[Client]:
     """A connection; ConfigError that says what follows from no supervisor running."""
-    with if_running() as client:
-        if client is None:
+    with if_running() as connection:
+        if connection is None:
             raise ConfigError(f"no supervisor runs, so {otherwise}; the first container starts one")
-        yield client
+        yield connection

@@ -29,7 +29,7 @@ from interceptor.printable import wants_colour
 from interceptor.trace.render import Printer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -65,14 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _json_lines(message: dict[str, Any]) -> Iterable[str]:
+def _json_lines(message: Mapping[str, Any]) -> Iterable[str]:
     yield from map(json.dumps, message.get("events", ()))
     if message.get("lost"):
         yield json.dumps({"lost": message["lost"]})
 
 
-def _lines(printer: Printer) -> Callable[[dict[str, Any]], Iterable[str]]:
-    def lines(message: dict[str, Any]) -> Iterable[str]:
+def _lines(printer: Printer) -> Callable[[Mapping[str, Any]], Iterable[str]]:
+    def lines(message: Mapping[str, Any]) -> Iterable[str]:
         printer.widen(message.get("events", []))
         for event in message.get("events", ()):
             yield from printer.lines(event)

@@ -1,0 +1,86 @@
+"""A resolved policy in words: what decides, in which order, and where that is written."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from interceptor.args import Integer
+from interceptor.policy import Do, FlagSet, Mount, Numbers, Policy, Text, Truth
+from interceptor.printable import printable
+from interceptor.trace.event import errno_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from interceptor.args import Kind
+    from interceptor.policy import Condition, Decision, Rule
+    from interceptor.registry import Syscall
+
+_COLUMN = 52
+"""Where the places stand."""
+
+
+def describe(policy: Policy, rows: Mapping[str, Syscall]) -> str:
+    """Several lines; rules in the order in which they are asked. `rows` is the registry: it knows the flags' names."""
+    lines = [f"{policy.name}: {policy.description}" if policy.description else policy.name, *_settings(policy)]
+    for call in sorted(policy.rules):
+        kinds = _kinds(rows, call)
+        lines += ["", call, *(_placed(_rule(rule, kinds), rule.decision.rule) for rule in policy.ladder(call))]
+    lines += ["", "every other intercepted call", _placed(_decision(policy.default), policy.default.rule)]
+    if policy.filesystems:
+        lines += ["", "filesystems"]
+        width = max(map(len, policy.filesystems))
+        for fstype, decision in sorted(policy.filesystems.items(), key=lambda item: (item[0] == "*", item[0])):
+            what = _failing(str(decision.mount), decision.errno) if decision.mount is Mount.DENY else decision.mount
+            lines.append(_placed(f"{fstype.ljust(width)}  {what}", decision.rule))
+    return "\n".join(printable(line) for line in lines)
+
+
+def _settings(policy: Policy) -> Iterator[str]:
+    limits = ", ".join(f"{f.name.replace('_', '-')} {getattr(policy.limits, f.name)}" for f in fields(policy.limits))
+    yield f"  file              {policy.origin}"
+    yield f"  selectable        {'yes' if policy.selectable else 'no'}"
+    yield f"  capabilities      {policy.capabilities}"
+    yield f"  engine's profile  {policy.engine_profile}"
+    yield f"  immutable mounts  {'yes' if policy.immutable_mounts else 'no'}"
+    yield f"  ids               {policy.id_range_size}"
+    yield f"  limits            {limits}"
+
+
+def _placed(text: str, rule: str) -> str:
+    return f"  {text.ljust(_COLUMN)}  {rule}"
+
+
+def _kinds(rows: Mapping[str, Syscall], call: str) -> dict[str, Kind]:
+    return {f.name: f.kind for f in rows[call].signature.fields} if call in rows else {}
+
+
+def _rule(rule: Rule, kinds: Mapping[str, Kind]) -> str:
+    asked = [*rule.args, *((f"caller.{name}", condition) for name, condition in rule.caller)]
+    when = " and ".join(f"{name} {_condition(condition, kinds.get(name, Integer(0)))}" for name, condition in asked)
+    return f"{_decision(rule.decision)}{f' when {when}' if when else ''}"
+
+
+def _decision(decision: Decision) -> str:
+    what = _failing("deny", decision.errno) if decision.do is Do.DENY else str(decision.do)
+    return f"{what}, logged" if decision.log else what
+
+
+def _failing(what: str, errno: int) -> str:
+    return f"{what} with {errno_name(errno)}"
+
+
+def _condition(condition: Condition, kind: Kind) -> str:
+    match condition:
+        case Text(patterns):
+            return f"is {' or '.join('NULL' if p is None else repr(p) for p in patterns)}"
+        case Numbers(ranges):
+            return f"is {' or '.join(str(a) if a == b else f'{a}..{b}' for a, b in ranges)}"
+        case FlagSet(has, lacks):
+            parts = [f"has {kind.render(has)}" if has else "", f"lacks {kind.render(lacks)}" if lacks else ""]
+            return " and ".join(p for p in parts if p)
+        case Truth(value):
+            return f"is {'true' if value else 'false'}"
+        case _:
+            return f"fulfils {condition}"
