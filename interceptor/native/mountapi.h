@@ -1,4 +1,58 @@
+/* The mount and namespace system calls of the OCI runtime's side, which glibc 2.36 wraps only in part.
+ *
+ * Every function answers its value, or the negative errno. None keeps state, none blocks on anything but the kernel.
+ * Two of them exist because Python cannot do it at all: a user namespace without a process that lives in it, and an
+ * overlay whose mounter is somebody else; both change what belongs to one thread only, by raw system calls.
+ */
 #ifndef INTERCEPTOR_MOUNTAPI_H
 #define INTERCEPTOR_MOUNTAPI_H
+
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <linux/sched.h>
 #include <stdint.h>
+#include <sys/mount.h>
+
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+
+int ic_open_tree(int dirfd, const char *path, unsigned flags);
+int ic_move_mount(int from_dirfd, const char *from_path, int to_dirfd, const char *to_path, unsigned flags);
+int ic_mount_setattr(int dirfd, const char *path, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation,
+		     int user_namespace);
+int ic_fsopen(const char *fstype);
+int ic_fsconfig(int context, unsigned command, const char *key, const char *value, int aux);
+int ic_fsmount(int context, unsigned attributes);
+/* What the kernel wrote into the context's log for people: bytes stored in `text`. */
+int ic_fs_log(int context, char *text, unsigned size);
+int ic_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
+/* STATX_MNT_ID; *is_root says whether path is the root of that mount. */
+int ic_mount_id(int dirfd, const char *path, unsigned flags, uint64_t *mount_id, int *is_root);
+int ic_umount2(const char *path, int flags);
+int ic_setns(int fd, int type);
+int ic_unshare(int flags);
+
+/* A user namespace with these maps (lines of user_namespaces(7): "INSIDE OUTSIDE COUNT\n"), as an O_CLOEXEC descriptor
+ * of /proc/PID/ns/user. Its only process is a child that shares our memory, waits, and is reaped before we return: no
+ * SIGCHLD, nothing for anybody's wait(2).
+ */
+int ic_user_namespace(const char *uid_map, const char *gid_map);
+
+/* NS_GET_USERNS: the user namespace that owns a namespace. */
+int ic_owning_user_namespace(int namespace_fd);
+
+/* fsopen("overlay") … fsmount() with file-system uid and gid of `uid` and `gid` but the caller's capabilities: overlayfs keeps
+ * its mounter's credentials for everything it does to its layers, and through id-mapped layers the host's root has no id
+ * to create files with. `keys[i]` is set to the directory `fds[i]` (overlay layer options by descriptor: Linux 6.13) where
+ * fds[i] ≥ 0, to the string `values[i]` where that is not NULL, and as a flag otherwise. Answers a detached mount;
+ * on failure `log` holds the kernel's explanation, or is empty.
+ */
+int ic_mount_overlay(unsigned uid, unsigned gid, const char *const *keys, const char *const *values, const int *fds,
+		     unsigned count, unsigned attributes, char *log, unsigned log_size);
+
+/* Exclusive flock(2) that waits. */
+int ic_lock(int fd);
+
 #endif

@@ -1,0 +1,113 @@
+"""The bind mounts of config.json, each as an id-mapped clone that the host attached: volumes have right owners inside.
+
+Read-only, nosuid, nodev and noexec are set on the clone before any container sees it. The kernel locks them when the
+mount namespace is copied for the less privileged user namespace, so the container's root cannot take them off again.
+Source: OCI runtime-spec, config.md, "Mounts"; mount_namespaces(7), "Restrictions on mount namespaces".
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from interceptor.errors import ConfigError
+from interceptor.native import mounts
+from runtime import mountpoints
+from runtime.idmapped import Clones, mount_point
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from interceptor.container import IdRange
+
+_ATTRIBUTES = {
+    "ro": mounts.MOUNT_ATTR_RDONLY,
+    "nosuid": mounts.MOUNT_ATTR_NOSUID,
+    "nodev": mounts.MOUNT_ATTR_NODEV,
+    "noexec": mounts.MOUNT_ATTR_NOEXEC,
+    "nosymfollow": mounts.MOUNT_ATTR_NOSYMFOLLOW,
+}
+_OPPOSITES = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "symfollow": "nosymfollow"}
+_KEEP_PEERS = {"shared", "rshared", "slave", "rslave"}
+
+
+def is_bind(mount: Mapping[str, Any]) -> bool:
+    """Whether an entry of config.json's `mounts` is a bind mount: by its options, as runc and crun see it."""
+    return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options") or ()))
+
+
+def attributes(options: Iterable[str]) -> int:
+    """MOUNT_ATTR_* of mount options; a later option wins, as with mount(8)."""
+    found = set[str]()
+    for option in options:
+        if option in _ATTRIBUTES:
+            found.add(option)
+        else:
+            found.discard(_OPPOSITES.get(option, ""))
+    return sum(_ATTRIBUTES[name] for name in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What became of config.json's bind mounts."""
+
+    sources: Mapping[int, str]
+    """Index in `mounts` → the new source."""
+    inside: frozenset[int]
+    """Indices of those that are attached in the root filesystem already: config.json needs them no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootFilesystem:
+    """The container's, and whose it is."""
+
+    path: str
+    ids: IdRange
+
+
+def attach(
+    entries: Sequence[Mapping[str, Any]],
+    directory: str,
+    clones: Clones,
+    bundle: str,
+    lock_in: RootFilesystem | None = None,
+) -> Attached:
+    """Attaches a clone of every bind source at `directory`/N.
+
+    With `lock_in`, those with attributes that must hold are attached in the root filesystem itself: crun opens sources
+    before it makes the container's mount namespace, so what it binds was never copied, and never locked.
+    A mount that asks for an id map of its own is left to the runtime underneath.
+    """
+    sources: dict[int, str] = {}
+    inside: set[int] = set()
+    for number, entry in enumerate(entries):
+        if not is_bind(entry) or entry.get("uidMappings") or "idmap" in (entry.get("options") or ()):
+            continue
+        what = f"config.json: mounts[{number}], the source of {entry.get('destination')}"
+        source = os.path.join(bundle, entry.get("source") or "")
+        if not os.path.exists(source):
+            raise ConfigError(f"{what}: {source} does not exist; create it, or correct the mount")
+        options = entry.get("options") or []
+        keep_peers, wanted = bool(_KEEP_PEERS & set(options)), attributes(options)
+        if lock_in and wanted and not keep_peers and not _covered(entries, number):
+            at = mountpoints.make(lock_in.path, entry["destination"], source, lock_in.ids)
+            inside.add(number)
+        else:
+            at = sources[number] = f"{directory}/{number}"
+            mount_point(source, at)
+        clones.bind(source, at, what, recursive="rbind" in options, attributes=wanted, keep_peers=keep_peers)
+    return Attached(sources, frozenset(inside))
+
+
+def _covered(entries: Sequence[Mapping[str, Any]], number: int) -> bool:
+    """Whether another mount of the configuration lies over, or above, this one's destination, or below it."""
+    mine = os.path.normpath(entries[number]["destination"])
+    return any(
+        other != number and (_within(mine, path) or _within(path, mine))
+        for other, path in enumerate(os.path.normpath(entry["destination"]) for entry in entries)
+    )
+
+
+def _within(inner: str, outer: str) -> bool:
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")

@@ -1,0 +1,57 @@
+"""The engine's files that are rewritten in place: a bundle's config.json, and what `exec --process` names.
+
+Replaced by rename(2), with owner and mode as they were. The original of config.json is kept with the container's
+record and put back in the end, because a bundle may be used again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interceptor.errors import ConfigError
+from runtime.record import write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ORIGINAL = "config.json.original"
+
+
+def read(path: str) -> dict[str, Any]:
+    """A JSON object; ConfigError with the path for anything else."""
+    try:
+        found = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: a JSON object is needed, this is {type(found).__name__}")
+    return found
+
+
+def rewrite(path: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """Replaces a file's JSON object by what `change` makes of it."""
+    replace(path, change(read(path)))
+
+
+def replace(path: str, values: Mapping[str, Any]) -> None:
+    status = os.stat(path)
+    text = json.dumps(values, separators=(",", ":"))
+    write(path, text, mode=status.st_mode & 0o7777, owner=(status.st_uid, status.st_gid))
+
+
+def keep(config: Mapping[str, Any], base: str) -> None:
+    """Keeps the engine's configuration below the container's run directory `base`."""
+    write(f"{base}/{ORIGINAL}", json.dumps(config, separators=(",", ":")))
+
+
+def restore(bundle: str, base: str) -> None:
+    """Puts it back where ours still stands; a bundle that is gone or new is left alone."""
+    with suppress(OSError, ConfigError, KeyError, TypeError):
+        if read(f"{bundle}/config.json")["root"]["path"] == f"{base}/rootfs":
+            replace(f"{bundle}/config.json", read(f"{base}/{ORIGINAL}"))

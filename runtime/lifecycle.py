@@ -1,0 +1,206 @@
+"""The life of a container as the OCI entry tells it: create, created, exec, deleted.
+
+`create` is one stack of undo steps. It is handed to the request's connection, so a failure in the middle, an entry that
+dies and a runtime that fails all undo the same list; `created` throws the list away. What `deleted` removes is read
+from the record, so it needs nothing that only this process knew.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interceptor import registry
+from interceptor.errors import InterceptorError
+from interceptor.native.namespaces import in_mount_namespace
+from runtime import (
+    bundle,
+    capabilities,
+    cgroups,
+    commandline,
+    mountinfo,
+    ociconfig,
+    process,
+    removal,
+    requests,
+)
+from runtime import record as records
+from runtime.idrange import Ranges
+from runtime.preparation import Host, prepare
+from runtime.requests import Creation
+from runtime.underneath import Runtimes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from interceptor.container import Container
+    from interceptor.native.fd import Fd
+    from interceptor.ports import Core, Request
+    from runtime.config import HostConfig, Places
+    from runtime.record import Record
+    from runtime.underneath import Underneath
+
+
+@dataclass(slots=True)
+class Pending:
+    """Between `create` and `created`: what undoes it all, and where the mounts are."""
+
+    record: Record
+    container: Container
+    namespace: Fd
+    undo: ExitStack
+
+
+class Lifecycle:
+    """The four operations on one host's containers. Operations on different containers may run at once."""
+
+    def __init__(self, core: Core, places: Places, config: HostConfig) -> None:
+        ranges = Ranges(places.state, config.ids, config.origin)
+        self._host = Host(core, places, config, ranges, registry.load(), capabilities.known_to_kernel())
+        self._core = core
+        self._runtimes = Runtimes()
+        self._lock = threading.Lock()
+        self._pending: dict[str, Pending] = {}
+        self._creating: set[str] = set()
+
+    def recover(self) -> None:
+        """Registers the containers that an earlier supervisor left alive; cleans up after the others."""
+        for record in removal.survivors(self._host):
+            container = record.container()
+            container.init_pid = None
+            if record.init_pid is not None and removal.init_lives(record):
+                _note_init(container, record.init_pid)
+            self._core.register(container)
+
+    # -- create -------------------------------------------------------------------------------------------------
+
+    def create(self, request: Request) -> Mapping[str, Any]:
+        """Prepares the root filesystem and the mounts, rewrites config.json, registers the container."""
+        asked = Creation.of(request.body)
+        runtime = self._runtimes.choose(asked.runtime, self._host.config.runtime, self._host.config.origin)
+        with requests.mount_namespace(request) as namespace, ExitStack() as undo:
+            undo.enter_context(self._claim(asked.id))
+            record = prepare(self._host, asked, runtime, namespace, undo)
+            undo.callback(removal.forget_data, self._host, record)
+            container = record.container()
+            self._core.register(container)
+            undo.callback(self._core.unregister, asked.id)
+            self._pending[asked.id] = Pending(record, container, namespace.duplicate(), undo.pop_all())
+        request.on_disconnect.callback(self._abort, asked.id)
+        return self._reply(asked, runtime)
+
+    def _reply(self, asked: Creation, runtime: Underneath) -> Mapping[str, Any]:
+        argv, pid_file = asked.argv, asked.pid_file
+        if pid_file is None:
+            pid_file = f"{self._host.places.container(asked.id)}/init.pid"
+            argv = commandline.with_option(argv, "--pid-file", pid_file)
+        return {
+            "exec": [runtime.path, *argv],
+            "pid_file": pid_file,
+            "time_namespace": process.has_time_namespaces(),
+            "chown_stdio": runtime.chown_stdio and asked.stdio_null,
+        }
+
+    @contextmanager
+    def _claim(self, container_id: str) -> Iterator[None]:
+        """Nobody else creates a container of this id meanwhile."""
+        with self._lock:
+            if container_id in self._core.containers or container_id in self._creating:
+                raise InterceptorError(f"container {container_id} exists already; delete it, or choose another id")
+            self._creating.add(container_id)
+        try:
+            yield
+        finally:
+            self._creating.discard(container_id)
+
+    def _abort(self, container_id: str) -> None:
+        """Undoes a creation that was not completed; idempotent."""
+        pending = self._pending.pop(container_id, None)
+        if pending is not None:
+            with pending.namespace:
+                pending.undo.close()
+
+    # -- created ------------------------------------------------------------------------------------------------
+
+    def created(self, request: Request) -> Mapping[str, Any]:
+        """The runtime's `create` has ended: gives the cgroups to the container and records init, or undoes all."""
+        container_id, status, pid = (
+            requests.identifier(request.body),
+            request.body.get("status"),
+            request.body.get("pid"),
+        )
+        pending = self._pending.get(container_id)
+        if pending is None:
+            raise InterceptorError(f"container {container_id} is not being created")
+        if status != 0:
+            self._abort(container_id)
+            return {}
+        if not isinstance(pid, int) or process.start_time(pid) is None:
+            raise InterceptorError(
+                f"the runtime created container {container_id}, but its init (pid {pid!r}) does not live"
+            )
+        self._complete(pending, pid)
+        request.on_disconnect.pop_all()
+        del self._pending[container_id]
+        pending.undo.pop_all()
+        pending.namespace.close()
+        self._creating.discard(container_id)
+        return {}
+
+    def _complete(self, pending: Pending, pid: int) -> None:
+        record = pending.record
+        membership = Path(f"/proc/{pid}/cgroup").read_text()
+        record.init_pid, record.init_start = pid, process.start_time(pid)
+        with in_mount_namespace(pending.namespace.fileno()):
+            table = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_text())
+            cgroups.delegate(pid, membership, table, record.ids)
+            record.save(self._host.places.container(record.id))
+        _note_init(pending.container, pid)
+
+    # -- exec ---------------------------------------------------------------------------------------------------
+
+    def exec(self, request: Request) -> Mapping[str, Any]:
+        """Gives a further process what the container's own has: rewrites the file of --process."""
+        container_id, argv = requests.identifier(request.body), requests.strings(request.body, "argv")
+        container = self._core.containers.get(container_id)
+        if container is None or container.init_pid is None:
+            raise InterceptorError(f"container {container_id} is not known, or has no process that one could join")
+        policy = self._core.policy(container.policy)
+        if request.body.get("process") is not None:
+            facts = self._host.facts(container.ids, policy)
+            path = requests.absolute(request.body, "process")
+            with self._namespace_of(request, container_id) as namespace, in_mount_namespace(namespace.fileno()):
+                bundle.rewrite(path, lambda given: ociconfig.rewrite_process(given, facts))
+        runtime = self._runtimes.know(container.runtime)
+        return {"exec": [runtime.path, *argv], "init_pid": container.init_pid, "chown_stdio": runtime.chown_stdio}
+
+    def _namespace_of(self, request: Request, container_id: str) -> Fd:
+        """The caller's mount namespace: sent along, or that which created the container."""
+        if request.fds:
+            return requests.mount_namespace(request)
+        inode = records.load(self._host.places.container(container_id)).namespace
+        return process.mount_namespace(inode) or removal.own_mount_namespace()
+
+    # -- deleted ------------------------------------------------------------------------------------------------
+
+    def deleted(self, request: Request) -> Mapping[str, Any]:
+        """Removes what `create` made; idempotent."""
+        container_id = requests.identifier(request.body)
+        base = self._host.places.container(container_id)
+        self._core.unregister(container_id)
+        if os.path.exists(f"{base}/{records.RECORD}"):
+            with self._namespace_of(request, container_id) as namespace:
+                removal.remove(self._host, records.load(base), namespace)
+        return {}
+
+
+def _note_init(container: Container, pid: int) -> None:
+    """What the core wants to know of init: its mount namespace, and the mounts that were there from the start."""
+    container.init_pid = pid
+    container.mount_namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+    text = Path(f"/proc/{pid}/mountinfo").read_text()
+    container.immutable = frozenset(mount.id for mount in mountinfo.parse(text))

@@ -1,0 +1,68 @@
+"""Small facts about processes and this host that the kernel tells in /proc.
+
+Source: proc(5).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from functools import cache
+from pathlib import Path
+
+from interceptor.native.fd import Fd
+from runtime import capabilities
+
+_LIMITS = tuple(name for name in dir(resource) if name.startswith("RLIMIT_"))
+
+
+@cache
+def boot() -> str:
+    """Which boot of the host this is."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@cache
+def has_time_namespaces() -> bool:
+    return os.path.exists("/proc/self/ns/time_for_children")
+
+
+@cache
+def may_raise_limits() -> bool:
+    """CAP_SYS_RESOURCE: hard limits may be raised and oom_score_adj lowered."""
+    return bool(capabilities.effective() >> capabilities.SYS_RESOURCE & 1)
+
+
+def hard_limits() -> dict[str, int] | None:
+    """Our own hard limits, which what we start cannot exceed; None when it can."""
+    if may_raise_limits():
+        return None
+    found = {name: resource.getrlimit(getattr(resource, name))[1] for name in _LIMITS}
+    return {name: limit for name, limit in found.items() if limit != resource.RLIM_INFINITY}
+
+
+def oom_score_floor() -> int | None:
+    """Our own oom_score_adj, below which what we start cannot go; None when it can."""
+    return None if may_raise_limits() else int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks between boot and start of a process; None when there is none. With the pid it names one process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    state, *rest = text[text.rindex(b")") + 2 :].split()
+    return None if state in (b"Z", b"X") else int(rest[18])
+
+
+def mount_namespace(inode: int) -> Fd | None:
+    """A mount namespace by its number, found through a process that lives in it; None when none does."""
+    for pid in ["self", *(name for name in os.listdir("/proc") if name.isdigit())]:
+        path = f"/proc/{pid}/ns/mnt"
+        try:
+            if os.stat(path).st_ino == inode:
+                return Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            continue
+    return None

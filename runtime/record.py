@@ -1,0 +1,93 @@
+"""What is remembered of a container in $run/containers/ID/record.json, so that the next supervisor knows it.
+
+Everything that undoing needs stands here; what the kernel can be asked (init's mounts, whether it lives) does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interceptor.container import Container, IdRange
+from interceptor.errors import InterceptorError
+from runtime.rootfs import Rootfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runtime.config import Places
+
+RECORD = "record.json"
+RUNTIME = "runtime"
+
+
+@dataclass(slots=True)
+class Record:
+    """One container, as JSON holds it."""
+
+    id: str
+    ids: IdRange
+    policy: str
+    runtime: str
+    bundle: str
+    boot: str
+    """/proc/sys/kernel/random/boot_id of the boot that it belongs to."""
+    namespace: int
+    """Inode of the mount namespace that asked for it: where the mounts are."""
+    rootfs: Rootfs
+    options: list[str] = field(default_factory=list)
+    """Global options for the runtime underneath (--root …)."""
+    image: str | None = None
+    name: str | None = None
+    init_pid: int | None = None
+    init_start: int | None = None
+    """Start time of init, clock ticks since boot: /proc/PID/stat, field 22."""
+    wait_killable: bool = False
+    created_ns: int = 0
+    annotations: dict[str, str] = field(default_factory=dict)
+
+    def container(self) -> Container:
+        """The core's view; what needs the kernel is filled in by the caller."""
+        return Container(
+            self.id, self.ids, self.policy, self.image, self.name, self.runtime, self.bundle,
+            init_pid=self.init_pid, wait_killable=self.wait_killable, created_ns=self.created_ns,
+            annotations=dict(self.annotations),
+        )  # fmt: skip
+
+    def save(self, directory: str) -> None:
+        """Written whole or not at all."""
+        write(f"{directory}/{RECORD}", json.dumps(dataclasses.asdict(self), separators=(",", ":")))
+
+
+def load(directory: str) -> Record:
+    """The record in a container's directory; InterceptorError when there is none, or none that can be read."""
+    path = f"{directory}/{RECORD}"
+    try:
+        values = json.loads(Path(path).read_text())
+        values["ids"], values["rootfs"] = IdRange(**values["ids"]), Rootfs(**values["rootfs"])
+        return Record(**values)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InterceptorError(f"{path} cannot be read ({error})") from error
+
+
+def directories(places: Places) -> Iterator[tuple[str, str]]:
+    """(container id, its directory) of every container that left something."""
+    try:
+        names = sorted(os.listdir(f"{places.run}/containers"))
+    except FileNotFoundError:
+        return
+    yield from ((name, places.container(name)) for name in names)
+
+
+def write(path: str, text: str, *, mode: int = 0o600, owner: tuple[int, int] = (0, 0)) -> None:
+    """Replaces a file by rename(2)."""
+    draft = path + ".new"
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode), "w") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), mode)
+        os.fchown(file.fileno(), *owner)
+    os.replace(draft, path)

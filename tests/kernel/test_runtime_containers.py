@@ -1,0 +1,148 @@
+"""The runtime's operations with stock runc and crun on a busybox root filesystem: the kernel is the oracle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support import oci
+from support.mounts import mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+if os.geteuid() != 0:
+    pytest.skip("needs root", allow_module_level=True)
+
+
+@pytest.fixture(params=["runc", "crun"])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[oci.Host]:
+    runtime = shutil.which(request.param)
+    if runtime is None:
+        pytest.skip(f"{request.param} is not installed")
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o711)  # pytest's 0700 would keep the container's root out
+    with oci.Host(tmp_path, runtime) as found:
+        yield found
+    left = [str(mount) for mount in mounts() if str(tmp_path) in mount.point]
+    assert not left
+    assert sorted(path.name for path in tmp_path.glob("run/containers/*")) == []
+    assert json.loads((tmp_path / "state/ids.json").read_text())["ranges"] == {}
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return oci.busybox_rootfs(tmp_path / "rootfs")
+
+
+def layered(host: oci.Host, tmp_path: Path) -> Path:
+    """An overlay as dockerd mounts it: absolute layers, upper and work beside the mount point; answers the mount
+    point.
+    """
+    lower = oci.busybox_rootfs(tmp_path / "layers/lower")
+    top = tmp_path / "layers/top"
+    for name in ("diff", "work", "merged"):
+        (top / name).mkdir(parents=True)
+    second = tmp_path / "layers/second"
+    second.mkdir()
+    (second / "etc").mkdir()
+    (second / "etc/second").write_text("2\n")
+    top.chmod(0o710)
+    host.run(
+        "mount",
+        "-t",
+        "overlay",
+        "overlay",
+        "-o",
+        f"lowerdir={second}:{lower},upperdir={top}/diff,workdir={top}/work",
+        str(top / "merged"),
+    )
+    return top / "merged"
+
+
+def test_plain_directory_is_owned_by_root_inside_and_on_disk(host: oci.Host, plain: Path) -> None:
+    said = host.output_of(
+        "a",
+        oci.config(
+            plain,
+            "sh",
+            "-c",
+            "stat -c %u:%g /bin /bin/busybox; cat /proc/self/uid_map; touch /new",
+            cgroup=host.cgroup + "/a",
+        ),
+    )
+    assert said.splitlines()[:2] == ["0:0", "0:0"]
+    assert said.splitlines()[2].split() == ["0", "1879048192", "65536"]
+    assert (plain / "new").stat().st_uid == 0
+
+
+def test_overlay_layers_are_mapped_and_what_is_written_is_ordinary(host: oci.Host, tmp_path: Path) -> None:
+    merged = layered(host, tmp_path)
+    script = """
+        stat -c %u /bin /etc/second; touch /etc/new; chown 1000:1000 /etc/new; rm /etc/second; rm -r /tmp; mkdir /tmp
+        echo done
+    """
+    said = host.output_of("a", oci.config(merged, "sh", "-ec", script, cgroup=host.cgroup + "/a"))
+    assert said.split() == ["0", "0", "done"]
+    upper = tmp_path / "layers/top/diff"
+    assert ((upper / "etc/new").stat().st_uid, (upper / "etc").stat().st_uid) == (1000, 0)
+    whiteout = (upper / "etc/second").lstat()
+    assert (whiteout.st_rdev, whiteout.st_uid) == (0, 0)
+    assert os.getxattr(upper / "tmp", "trusted.overlay.opaque") == b"y"
+    assert sorted(path.name for path in (tmp_path / "layers/top").iterdir()) == ["diff", "merged", "work"]
+
+
+def test_engine_sees_the_containers_overlay_while_it_runs_and_its_own_afterwards(
+    host: oci.Host, tmp_path: Path
+) -> None:
+    merged = layered(host, tmp_path)
+    before = host.sh(f"grep -c ' {merged} ' /proc/self/mountinfo")
+    bundle = host.bundle("a", oci.config(merged, "sh", "-c", "echo x > /written; sleep 100", cgroup=host.cgroup + "/a"))
+    host.create("a", bundle)
+    host.start("a")
+    host.run(
+        "sh", "-c", f"i=0; until test -s {merged}/written; do i=$((i+1)); test $i -lt 100 || exit 1; sleep 0.05; done"
+    )
+    assert host.sh(f"stat -c %u {merged}/written").strip() == "1879048192"
+    host.sh(f"echo y > {merged}/by-host")  # docker cp: the host's root must be able to write
+    host.delete("a")
+    assert host.sh(f"grep -c ' {merged} ' /proc/self/mountinfo") == before
+    assert json.loads((bundle / "config.json").read_text())["root"]["path"] == str(merged)
+
+
+def test_read_only_bind_stays_read_only(host: oci.Host, plain: Path, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "file").write_text("")
+    os.chown(volume / "file", 33, 33)
+    values = oci.config(
+        plain, "sh", "-c",
+        "stat -c %u /ro /ro/file; mount -o remount,bind,rw /ro; touch /ro/x; umount /ro; touch /rw/x && echo ok",
+        cgroup=host.cgroup + "/a",
+    )  # fmt: skip
+    values["mounts"] += [
+        {"destination": "/ro", "type": "bind", "source": str(volume), "options": ["rbind", "ro", "rprivate"]},
+        {"destination": "/rw", "type": "bind", "source": str(volume), "options": ["rbind", "rprivate"]},
+    ]
+    said = host.output_of("a", values)
+    assert said.split()[:2] == ["0", "33"]
+    assert "Read-only file system" in said
+    assert said.splitlines()[-1] == "ok"
+    assert (volume / "x").stat().st_uid == 0
+
+
+def test_exec_has_the_containers_capabilities(host: oci.Host, plain: Path) -> None:
+    bundle = host.bundle("a", oci.config(plain, "sleep", "100", cgroup=host.cgroup + "/a"))
+    host.create("a", bundle)
+    host.start("a")
+    done = host.execute("a", "grep", "-E", "CapEff|CapBnd|NoNewPrivs", "/proc/self/status")
+    host.delete("a")
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    full = f"{(1 << last + 1) - 1:016x}"
+    assert done.stdout.split() == ["CapEff:", full, "CapBnd:", full, "NoNewPrivs:", "0"], done.stderr
