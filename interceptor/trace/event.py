@@ -74,9 +74,8 @@ def remedy(record: Record) -> str:
             "the caller needs that capability in its container, e.g. by docker run --cap-add"
         )
     if not record.rule.startswith("/"):
-        where = "a policy in /etc/interceptor/policies that extends this one"
-        return f"to allow it: {where}, with a rule for {record.call}"
-    return "to allow it: change that rule, or put one before it that matches this call"
+        return "to allow it: say otherwise in a policy of /etc/interceptor/policies that extends this one"
+    return "to allow it: change that line, or put a rule before it that matches this call"
 
 
 def _utc(time_ns: int) -> str:

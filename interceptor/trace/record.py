@@ -36,13 +36,13 @@ class Record(NamedTuple):
     """
 
     time_ns: int
-    """When the notification was received: CLOCK_REALTIME, ns since the epoch."""
+    """When the call was answered: CLOCK_REALTIME, ns since the epoch."""
     container: str
     """OCI container id."""
     tid: int
     """The tracee's thread id in the supervisor's pid namespace."""
     comm: str
-    """/proc/TID/comm: chosen by the tracee, so it may hold anything."""
+    """/proc/TID/comm: chosen by the tracee, so it may hold anything; empty where nobody looked."""
     call: str
     """The name of the registry's row; ``syscall_NR`` for a number that has none."""
     args: Any

@@ -76,7 +76,7 @@ class Printer:
         return [self._paint("dim", f"-- {day} --")]
 
     def _line(self, clock: str, event: Event) -> str:
-        process = f"{printable(event['comm'])}[{event['tid']}]"
+        process = f"{printable(event['comm']) or '?'}[{event['tid']}]"
         call = f"{printable(event['call'])}({event['arguments']})"
         how = How(event["how"])
         parts = [

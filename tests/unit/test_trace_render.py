@@ -100,13 +100,13 @@ def test_a_denial_says_which_rule_why_and_what_would_help() -> None:
     assert explanation.startswith(" " * 16 + "└─ ")
     assert "refused by /etc/interceptor/policies/docker.yaml:12" in explanation
     assert 'fstype is "proc"' in explanation
-    assert "to allow it: change that rule" in explanation
+    assert "to allow it: change that line" in explanation
 
 
 def test_a_shipped_policy_is_extended_rather_than_changed() -> None:
     _, explanation = lines(record(verdict=Fail(errno.EPERM), how=How.DENIED, rule="default.yaml:40"))
     assert "refused by default.yaml:40" in explanation
-    assert "/etc/interceptor/policies that extends this one, with a rule for mount" in explanation
+    assert "say otherwise in a policy of /etc/interceptor/policies that extends this one" in explanation
 
 
 def test_a_refusal_of_the_kernel_does_not_send_people_to_the_policy() -> None:
