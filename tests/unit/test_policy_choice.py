@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_rows import ROWS, write
+from support.policy_rows import ROWS, write
 
 from interceptor import policy_file
 from interceptor.errors import ConfigError

@@ -5,7 +5,7 @@ import timeit
 from pathlib import Path
 
 import pytest
-from policy_rows import ROWS, MountArgs, MountFlags, NameArgs, ShutdownArgs, policy, write
+from support.policy_rows import ROWS, MountArgs, MountFlags, NameArgs, ShutdownArgs, policy, write
 
 from interceptor import policy_file, registry
 from interceptor.errors import ConfigError, PolicyError

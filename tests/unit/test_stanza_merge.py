@@ -13,8 +13,8 @@ import pyseccomp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_rows import NOT_NEW, ROWS, MountArgs, MountFlags, ShutdownArgs, policy, row, rows_of
-from seccomp_machine import ALLOW, ERRNO, KILL, NOTIFY, Answer, Filter
+from support.policy_rows import NOT_NEW, ROWS, MountArgs, MountFlags, ShutdownArgs, policy, row, rows_of
+from support.seccomp_machine import ALLOW, ERRNO, KILL, NOTIFY, Answer, Filter
 
 from interceptor.args import X32_SYSCALL_BIT, Arch
 from interceptor.errors import ConfigError

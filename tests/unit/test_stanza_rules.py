@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_rows import NOT_NEW, ROWS, MountFlags, ShutdownArgs, policy, row
+from support.policy_rows import NOT_NEW, ROWS, MountFlags, ShutdownArgs, policy, row
 
 from interceptor import stanza
 from interceptor.args import Arch
