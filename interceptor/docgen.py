@@ -12,6 +12,8 @@ import argparse
 import difflib
 import json
 import sys
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +74,11 @@ def _intercepted(row: Syscall) -> str:
 
 
 def _condition(row: Syscall, condition: Masked) -> str:
-    """One masked comparison, in the names of the field's flags."""
+    """One masked comparison, in the names of the field's flags where they mean flags."""
     kind = next(f.kind for f in row.signature.fields if f.name == condition.field)
+    named = reduce(or_, map(int, kind.names), 0) if isinstance(kind, Flags) else 0
+    if condition.mask & ~named:
+        return f"`{condition.field} & {condition.mask:#x} == {condition.value:#x}`"
     clear = condition.mask & ~condition.value
     parts = []
     if condition.value:
