@@ -1,0 +1,87 @@
+"""What the benchmarks of whole containers share: a host of its own, and a program in a root filesystem."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+ENTRY = BIN / "interceptor-runc"
+
+
+class Host:
+    """A run and state directory of its own, with a supervisor that ends with it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.policies = directory / "policies"
+        self.policies.mkdir()
+        self.environment = {
+            **os.environ,
+            "INTERCEPTOR_RUN": str(directory / "run"),
+            "INTERCEPTOR_STATE": str(directory / "state"),
+            "INTERCEPTOR_POLICIES": str(self.policies),
+        }
+
+    def program(self, source: Path) -> Path:
+        """A root filesystem with the static program that `source` compiles to, as /bin/NAME."""
+        root = self.directory / source.stem
+        for name in ("bin", "dev", "proc", "sys", "tmp", "layers/lower", "layers/upper", "layers/work"):
+            (root / name).mkdir(parents=True)
+        subprocess.run(["gcc", "-O2", "-static", "-o", root / "bin" / source.stem, source], check=True)
+        return root
+
+    def bundle(self, name: str, root: Path, command: Sequence[str], annotations: dict[str, str] | None = None) -> Path:
+        """A bundle as `runc spec` gives it, over `root`."""
+        directory = self.directory / "bundles" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        config = directory / "config.json"
+        config.unlink(missing_ok=True)
+        subprocess.run(["runc", "spec", "--bundle", directory], check=True)
+        spec = json.loads(config.read_text())
+        spec["process"] |= {"args": [*command], "terminal": False}
+        spec["root"] = {"path": str(root), "readonly": False}
+        spec["annotations"] = annotations or {}
+        config.write_text(json.dumps(spec))
+        return directory
+
+    def run(self, name: str, root: Path, command: Sequence[str], annotations: dict[str, str] | None = None) -> str:
+        """What `command` prints, run once in a container of ours."""
+        bundle = self.bundle(name, root, command, annotations)
+        argv = [str(ENTRY), "--root", str(self.directory / "runc"), "run", "--bundle", str(bundle), f"bench-{name}"]
+        return subprocess.run(argv, env=self.environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    def close(self) -> None:
+        """Ends the supervisor."""
+        subprocess.run(
+            [sys.executable, "-c", "from interceptor.client import connect; connect(spawn=False).call('shutdown', force=True)"],
+            env=self.environment,
+            check=False,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+@contextlib.contextmanager
+def host() -> Iterator[Host]:
+    """A host for the length of a benchmark; its mounts are in the caller's mount namespace, see `in_private_namespace`."""
+    with tempfile.TemporaryDirectory(prefix="interceptor-bench-") as scratch:
+        directory = Path(scratch)
+        directory.chmod(0o711)
+        made = Host(directory)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def in_private_namespace() -> None:
+    """Starts this program again in a mount namespace of its own, unless it is in one."""
+    if os.environ.get("INTERCEPTOR_BENCH_NAMESPACE") != "1":
+        os.environ["INTERCEPTOR_BENCH_NAMESPACE"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
