@@ -60,8 +60,8 @@ class Image:
 
 
 _ENGINE = (
-    "busybox-static", "containerd", "dbus", "docker.io", "docker-cli", "iproute2", "iptables", "kmod", "procps", "runc",
-    "systemd", "systemd-sysv", "util-linux",
+    "busybox-static", "containerd", "dbus", "docker.io", "docker-cli", "iproute2", "iptables", "kmod", "mount", "procps",
+    "runc", "systemd", "systemd-sysv", "util-linux",
 )  # fmt: skip
 
 IMAGES = {
@@ -69,7 +69,7 @@ IMAGES = {
     "systemd": Image(
         about="the smallest Debian 12 whose systemd reaches `running`",
         suite="bookworm",
-        packages=("busybox-static", "dbus", "iproute2", "procps", "systemd", "systemd-sysv", "util-linux"),
+        packages=("busybox-static", "dbus", "iproute2", "mount", "procps", "systemd", "systemd-sysv", "util-linux"),
     ),
     "docker": Image(
         about="Debian 13 with systemd and Docker, and an image for the inner Docker",

@@ -42,8 +42,10 @@ def start(engine: Engine, number: int) -> SystemContainer:
 
 
 def test_ten_at_once_and_nothing_left(engine: Engine) -> None:
-    # The first container brings the supervisor, which stays for a while: leftovers are what comes on top.
-    start(engine, 0).remove()
+    # The first container brings the supervisor and what that does once; leftovers are what comes on top.
+    first = start(engine, 0)
+    first.wait_booted(within=30)
+    first.remove()
     (supervisor,) = supervisors(engine)
     scope = Scope(
         marks=(engine.name, str(engine.directory)),

@@ -6,6 +6,7 @@ Source: cgroups(7), proc_pid_mountinfo(5).
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,9 +46,9 @@ def directories(name: str) -> Iterator[Path]:
             f"cgroup {name!r}: expected the name of a cgroup of the tests' own, below the root: {NAME.pattern}"
         )
     for hierarchy in hierarchies():
-        if (top := hierarchy / name).is_dir():
-            yield from sorted((path for path in top.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
-            yield top
+        # walk, other than Path.rglob, does not mind what vanishes meanwhile.
+        for directory, _, _ in os.walk(hierarchy / name, topdown=False):
+            yield Path(directory)
 
 
 def members(name: str) -> set[int]:
@@ -63,8 +64,8 @@ def thaw(name: str) -> None:
     """Let the processes in the cgroup `name` and below run: a frozen one does not even die (v1's freezer, v2's)."""
     for directory in directories(name):
         for file, text in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-            if (directory / file).exists():
-                (directory / file).write_text(text, encoding="ascii")
+            with contextlib.suppress(FileNotFoundError), (directory / file).open("r+", encoding="ascii") as switch:
+                switch.write(text)
 
 
 def remove(name: str) -> None:

@@ -33,8 +33,13 @@ ALL_CAPABILITIES = (1 << 41) - 1
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
-CLONE = {Namespace.MOUNT: 0x20000, Namespace.UTS: 0x4000000, Namespace.USER: 0x10000000, Namespace.PID: 0x20000000,
-         Namespace.NET: 0x40000000}
+CLONE = {
+    Namespace.MOUNT: 0x20000,
+    Namespace.UTS: 0x4000000,
+    Namespace.USER: 0x10000000,
+    Namespace.PID: 0x20000000,
+    Namespace.NET: 0x40000000,
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
