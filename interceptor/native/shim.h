@@ -77,7 +77,7 @@ struct options {
 	const char *command;
 	bool version, help;
 	/* Of the command, as far as we need to know them. */
-	const char *bundle, *pid_file, *console_socket, *process, *id;
+	const char *bundle, *pid_file, *console_socket, *process, *sync_fd, *id;
 	bool force, detach, keep;
 	char **env;
 	int env_count;

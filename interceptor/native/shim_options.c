@@ -38,6 +38,7 @@ static const struct option OPTIONS[] = {
 	{"create run", "no-subreaper", 0, false},
 	{"run exec", "detach", 'd', false},
 	{"run", "keep", 0, false},
+	{"run", "sync-fd", 0, true}, /* ours: shim_run.c */
 	{"delete", "force", 'f', false},
 	{"exec", "process", 'p', true},
 	{"exec", "cwd", 0, true},
@@ -173,6 +174,8 @@ static void take_value(struct options *options, const char *name, const char *va
 		options->console_socket = value;
 	else if (strcmp(name, "process") == 0)
 		options->process = value;
+	else if (strcmp(name, "sync-fd") == 0)
+		options->sync_fd = value;
 	else if (strcmp(name, "config") == 0)
 		fail("--config %s: the configuration is the bundle's config.json", value);
 	else if (strcmp(name, "env") == 0)

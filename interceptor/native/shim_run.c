@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -241,6 +242,37 @@ static int await_init(struct pump *pump, pid_t init)
 
 /* ---- run ---- */
 
+/* --sync-fd N, for `interceptor run`: on a stream socket N we say which process is init, "PID\n", and wait for one byte
+ * before it is started; meanwhile the network is put into its namespace. "started\n" follows. If the connection ends
+ * before the byte comes, the container is not started.
+ */
+static bool sync_say(int fd, const char *line)
+{
+	return send(fd, line, strlen(line), MSG_NOSIGNAL) == (ssize_t)strlen(line);
+}
+
+static bool sync_with_caller(int fd, pid_t init)
+{
+	char byte;
+	ssize_t got = -1;
+	if (sync_say(fd, format("%d\n", init)))
+		while ((got = read(fd, &byte, 1)) < 0 && errno == EINTR)
+			;
+	return got == 1;
+}
+
+/* -1 without --sync-fd. */
+static int sync_descriptor(const struct options *options)
+{
+	char *end;
+	if (!options->sync_fd)
+		return -1;
+	long fd = strtol(options->sync_fd, &end, 10);
+	if (end == options->sync_fd || *end || fd < 3 || fd > INT_MAX || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+		fail("--sync-fd %s: it is the number of a connected stream socket", options->sync_fd);
+	return (int)fd;
+}
+
 static bool wants_terminal(const struct options *options)
 {
 	struct json config;
@@ -290,7 +322,7 @@ int run(const struct options *options)
 {
 	struct created created;
 	bool terminal = !options->console_socket && wants_terminal(options);
-	int signals = -1;
+	int signals = -1, sync = sync_descriptor(options);
 	if (terminal && options->detach)
 		fail("a detached container with a terminal needs --console-socket");
 	if (terminal)
@@ -305,8 +337,13 @@ int run(const struct options *options)
 		return status;
 	const char *problem = terminal && !console_accept() ? "the runtime sent no terminal"
 			      : !options->detach && created.pid <= 0 ? "the runtime did not say which process is the container's init" : NULL;
+	if (!problem && sync >= 0 && !sync_with_caller(sync, created.pid))
+		problem = "the caller does not want it started";
 	if (!problem)
 		status = start(&create_options, created.runtime);
+	if (!problem && status == 0 && sync >= 0)
+		sync_say(sync, "started\n");
+	close(sync);
 	if (!problem && status == 0)
 		return options->detach ? 0 : run_foreground(options, &created, signals);
 	console_end();
