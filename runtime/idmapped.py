@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from interceptor.native.fd import Fd
 
 MARKER = 3_000_000_000
-"""Disk id that stands for the host's root in a container's files: what `docker cp` writes. Far outside every range,
-and never left on disk (see `dockercp`)."""
+MARKERS = 65536
+"""Disk ids MARKER … stand for the host's own first ids in a container's files: what `docker cp` writes. They lie far
+outside every range, and do not stay on disk (see `dockercp`)."""
 
 PSEUDO = frozenset({
     "proc", "sysfs", "cgroup", "cgroup2", "devtmpfs", "devpts", "mqueue", "debugfs", "tracefs", "securityfs",
@@ -35,8 +36,8 @@ PSEUDO = frozenset({
 
 
 def mapping(ids: IdRange) -> Fd:
-    """The user namespace that maps a container's files: its range, and the host's root to MARKER."""
-    rows = [(0, ids.first, ids.size), (MARKER, 0, 1)]
+    """The user namespace that maps a container's files: its range, and the host's ids to MARKER …."""
+    rows = [(0, ids.first, ids.size), (MARKER, 0, MARKERS)]
     return user_namespace(rows, rows)
 
 
@@ -119,8 +120,7 @@ class Clones:
         if error.errno == errno.EINVAL:
             return (
                 f"lies on a filesystem of type {fstype}, which this kernel cannot id-map, so every file in it "
-                "would belong "
-                f"to nobody inside: put it on one that can (ext4, xfs, btrfs; tmpfs since Linux 6.3)"
+                f"would belong to nobody inside: put it on one that can (ext4, xfs, btrfs; tmpfs since Linux 6.3)"
             )
         if error.errno == errno.EPERM:
             return (

@@ -70,12 +70,12 @@ class Ranges:
                 continue
             if at + size <= other.first:
                 break
-            at = -(-(other.first + other.size) // UNIT) * UNIT
+            used_units = -(-(other.first + other.size - self._ids.first) // UNIT)
+            at = self._ids.first + used_units * UNIT
         if at + size > self._ids.end:
             raise InterceptorError(
                 f"no id range of {size} is free: {used} are in use in {self._ids.first} … {self._ids.end - 1} "
-                f"({self._origin}); "
-                f"raise ids.count in /etc/interceptor/interceptor.yaml, or remove containers"
+                f"({self._origin}); raise ids.count in /etc/interceptor/interceptor.yaml, or remove containers"
             )
         return IdRange(at, size)
 

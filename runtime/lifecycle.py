@@ -29,6 +29,7 @@ from runtime import (
     requests,
 )
 from runtime import record as records
+from runtime.dockercp import Watchers
 from runtime.idrange import Ranges
 from runtime.preparation import Host, prepare
 from runtime.requests import Creation
@@ -64,6 +65,7 @@ class Lifecycle:
         self._core = core
         self._runtimes = Runtimes()
         self._lock = threading.Lock()
+        self._copies = Watchers(lambda record: f"{places.container(record.id)}/rootfs")
         self._pending: dict[str, Pending] = {}
         self._creating: set[str] = set()
 
@@ -75,6 +77,7 @@ class Lifecycle:
             if record.init_pid is not None and removal.init_lives(record):
                 _note_init(container, record.init_pid)
             self._core.register(container)
+            self._copies.add(record)
 
     # -- create -------------------------------------------------------------------------------------------------
 
@@ -160,6 +163,7 @@ class Lifecycle:
             cgroups.delegate(pid, membership, table, record.ids)
             record.save(self._host.places.container(record.id))
         _note_init(pending.container, pid)
+        self._copies.add(record)
 
     # -- exec ---------------------------------------------------------------------------------------------------
 
@@ -193,8 +197,10 @@ class Lifecycle:
         base = self._host.places.container(container_id)
         self._core.unregister(container_id)
         if os.path.exists(f"{base}/{records.RECORD}"):
+            record = records.load(base)
+            self._copies.discard(record)
             with self._namespace_of(request, container_id) as namespace:
-                removal.remove(self._host, records.load(base), namespace)
+                removal.remove(self._host, record, namespace)
         return {}
 
 

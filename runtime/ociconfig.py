@@ -49,6 +49,8 @@ class Facts:
     """Index in `mounts` → the id-mapped clone that replaces its source."""
     inside: frozenset[int] = frozenset()
     """Indices in `mounts` of what is attached in the root filesystem already."""
+    devices: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Index in `linux.devices` → the bind mount that takes its place."""
     mounts: Sequence[Mapping[str, Any]] = ()
     """Further bind mounts: the data directories."""
     seccomp: Mapping[str, Any] | None = None
@@ -130,6 +132,8 @@ def _linux(linux: Config, facts: Facts) -> None:
         linux.pop("seccomp", None)
     else:
         linux["seccomp"] = facts.seccomp
+    if facts.devices:
+        linux["devices"] = [entry for number, entry in enumerate(linux["devices"]) if number not in facts.devices]
     if linux.get("sysctl"):
         linux["sysctl"] = _sysctls(linux["sysctl"], facts.ids.size)
     if linux.get("resources"):
@@ -176,7 +180,7 @@ def _mounts(entries: Sequence[Mapping[str, Any]], facts: Facts) -> list[Config]:
             for destination, options in _SYSTEMD_MOUNTS
             if destination not in taken
         ]
-    return found + [dict(entry) for entry in facts.mounts]
+    return found + [dict(entry) for entry in (*facts.devices.values(), *facts.mounts)]
 
 
 def _mount(entry: Mapping[str, Any], source: str | None) -> Config:

@@ -95,8 +95,7 @@ def _base(point: str, names: Iterable[str], exists: Callable[[str], bool]) -> st
             return candidate
     raise ConfigError(
         f"the overlay at {point} names its layers relative to a directory that is neither above it nor above "
-        "one of its "
-        f"absolute layers ({relative[0]!r} is the first): mount it with absolute layer paths"
+        f"one of its absolute layers ({relative[0]!r} is the first): mount it with absolute layer paths"
     )
 
 

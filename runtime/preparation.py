@@ -20,6 +20,8 @@ from runtime import (
     bundle,
     commandline,
     datadirs,
+    devices,
+    dockerd,
     image,
     mountinfo,
     ociconfig,
@@ -91,7 +93,8 @@ def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, und
     record = Record(
         asked.id, ids, policy.name, runtime.path, asked.bundle,
         boot=process.boot(), namespace=os.fstat(namespace.fileno()).st_ino, rootfs=rootfs.Rootfs(""),
-        options=commandline.global_options(asked.argv), image=told.image, name=told.name,
+        options=commandline.global_options(asked.argv), engine_pid=dockerd.engine_pid(config),
+        image=told.image, name=told.name,
         wait_killable=runtime.wait_killable, created_ns=time.time_ns(), annotations=annotations,
     )  # fmt: skip
     with mapping(ids) as user_namespace, _undone_in(namespace, undo) as inside, in_mount_namespace(namespace.fileno()):
@@ -149,6 +152,7 @@ class _Preparation:
             self._facts(base),
             sources={**bound.sources, **native},
             inside=bound.inside,
+            devices=devices.renamed(self.config["linux"].get("devices") or []),
             mounts=_attach_data(data, f"{base}/mounts", clones),
         )
         self._write(base, facts)

@@ -41,6 +41,8 @@ class Record:
     rootfs: Rootfs
     options: list[str] = field(default_factory=list)
     """Global options for the runtime underneath (--root …)."""
+    engine_pid: int | None = None
+    """Docker's engine, whose `docker cp` is watched."""
     image: str | None = None
     name: str | None = None
     init_pid: int | None = None

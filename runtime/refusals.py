@@ -10,16 +10,16 @@ from typing import Any
 
 from interceptor.errors import ConfigError
 
+HOST_NETWORK = (
+    "--net=host ({how}): a system container owns its network; publish ports with -p, or attach it to a network of its "
+    "own (macvlan, bridge)"
+)
+
 _NEEDED = {
-    "network": (
-        "--net=host (config.json has no network namespace): a system container owns its network; publish ports "
-        "with -p, "
-        "or attach it to a network of its own (macvlan, bridge)"
-    ),
+    "network": HOST_NETWORK.format(how="config.json has no network namespace"),
     "pid": (
         "--pid=host (config.json has no pid namespace): inside its user namespace the container's root could "
-        "not touch the "
-        "host's processes anyway; leave it out, or use runc for this container"
+        "not touch the host's processes anyway; leave it out, or use runc for this container"
     ),
     "mount": "a container without a mount namespace: add one to linux.namespaces in config.json",
 }
@@ -41,8 +41,7 @@ def refuse(config: Mapping[str, Any]) -> None:
     if is_privileged(linux):
         raise ConfigError(
             "refused: --privileged (config.json allows every device and masks nothing): a system container "
-            "runs systemd, Docker "
-            "and Kubernetes without it; leave it out, and pass single devices with --device"
+            "runs systemd, Docker and Kubernetes without it; leave it out, and pass single devices with --device"
         )
 
 

@@ -149,9 +149,7 @@ def _rules(profile: Profile) -> list[stanza.OciRule]:
     return list(profile.get("syscalls") or ())
 
 
-def _merge_rules(
-    profile: Profile, ours: list[stanza.OciRule], others: list[stanza.OciRule]
-) -> list[stanza.OciRule]:
+def _merge_rules(profile: Profile, ours: list[stanza.OciRule], others: list[stanza.OciRule]) -> list[stanza.OciRule]:
     """`ours` are what we want of calls, `others` allow what we do not want of the same calls."""
     default = profile["defaultAction"]
     allow_list = default not in ALLOWING

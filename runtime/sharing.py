@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from interceptor.errors import ConfigError
 from interceptor.native import mounts, namespaces
 from interceptor.native.fd import Fd
+from runtime.refusals import HOST_NETWORK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,21 +45,24 @@ class Shared:
 
 def look(entries: Iterable[Mapping[str, Any]], containers: Iterable[Container]) -> Shared:
     """Who owns the namespaces that config.json joins; opens their paths, so it runs in the caller's mount namespace."""
+    entries = list(entries)
+    host_ipc = {} if any(entry.get("type") == "ipc" for entry in entries) else {"ipc": "/proc/self/ns/ipc"}
     joined = {entry["type"]: entry["path"] for entry in entries if entry.get("path") and entry.get("type") in _JOINED}
     if not joined:
-        return Shared()
+        return Shared(None, host_ipc)
     own = os.stat("/proc/self/ns/user").st_ino
     owners = {kind: _owner(kind, path) for kind, path in joined.items()}
     host = {kind: joined[kind] for kind, owner in owners.items() if owner in (own, None)}
+    _refuse_host_network(host.get("network"))
     if "pid" in host:
         raise ConfigError(
             f"refused: --pid=host (config.json joins {joined['pid']}, a pid namespace of the host's): the "
-            "container's root could "
-            f"not mount proc in it; leave it out, or share the pid namespace of another container of this runtime"
+            f"container's root could not mount proc in it; leave it out, or share the pid namespace of another "
+            "container of this runtime"
         )
     others = {owner for owner in owners.values() if owner not in (own, None)}
     if not others:
-        return Shared(None, host)
+        return Shared(None, host | host_ipc)
     if len(others) > 1 or host:
         raise ConfigError(
             f"config.json joins namespaces of different owners ({', '.join(sorted(joined))}): they must be of "
@@ -69,9 +73,17 @@ def look(entries: Iterable[Mapping[str, Any]], containers: Iterable[Container]) 
             return Shared(container)
     raise ConfigError(
         f"config.json joins {next(iter(joined.values()))}, which belongs to a user namespace of nobody that "
-        "this runtime knows; "
-        f"share namespaces with containers of this runtime only"
+        f"this runtime knows; share namespaces with containers of this runtime only"
     )
+
+
+def _refuse_host_network(path: str | None) -> None:
+    """Docker joins a namespace file called `default` for --net=host, in whichever network namespace the engine is."""
+    if path is None:
+        return
+    inode = os.stat(path).st_ino
+    if path.endswith("/netns/default") or inode in {_inode("/proc/self/ns/net"), _inode("/proc/1/ns/net")}:
+        raise ConfigError(f"refused: {HOST_NETWORK.format(how=f'config.json joins {path}')}")
 
 
 def attach(entries: Iterable[Mapping[str, Any]], shared: Shared, directory: str) -> dict[int, str]:

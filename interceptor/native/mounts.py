@@ -112,6 +112,12 @@ def open_in_root(root: int, path: Path, flags: int) -> Fd:
     return Fd(_check(lib.ic_openat2(root, _bytes(path), flags, resolve), "openat2", path))
 
 
+def open_beneath(directory: int, path: Path, flags: int) -> Fd:
+    """openat2(2) of a relative `path` that must stay below `directory` and contain no symbolic link at all."""
+    resolve = lib.RESOLVE_BENEATH | lib.RESOLVE_NO_SYMLINKS
+    return Fd(_check(lib.ic_openat2(directory, _bytes(path), flags, resolve), "openat2", path))
+
+
 def mount_root(path: Path, *, dirfd: int = AT_FDCWD) -> MountRoot:
     """The mount that `path` lies on; "" is `dirfd` itself."""
     number, is_root = ffi.new("uint64_t *"), ffi.new("int *")
