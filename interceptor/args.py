@@ -77,7 +77,7 @@ class Flags(Kind):
     bits: int = 0
 
     def value(self, register: int, arch: Arch) -> int:
-        return Integer(self.bits).value(register, arch)
+        return register & ((1 << self.bits) - 1 if self.bits else arch.register_mask)
 
     def render(self, value: int) -> str:
         """``MS_NOSUID|MS_NODEV|0x80000000``, as strace does."""
@@ -163,12 +163,9 @@ _PRINTABLE = range(32, 127)
 _ESCAPES = {0x0A: "\\n", 0x09: "\\t", 0x0D: "\\r", 0x22: '\\"', 0x5C: "\\\\"}
 
 
-class Want(NamedTuple):
-    """One piece of memory to copy: `limit` bytes at most from `address`; up to and with a NUL when `terminated`."""
-
-    address: int
-    limit: int
-    terminated: bool
+Want = tuple[int, int, bool]
+"""One piece of memory to copy: (address, limit, terminated): at most `limit` bytes; up to and with a NUL when `terminated`.
+"""
 
 
 Reader = Callable[[Sequence[Want]], Sequence[bytes | None]]
@@ -219,22 +216,22 @@ class Signature:
         It raises OSError with the kernel's errno (EFAULT, ENAMETOOLONG, EINVAL, ENOENT) for memory that cannot be what
         the call needs; in register order, which is the kernel's order for every call here.
         """
-        make, width = self.args, arch.register_mask
-        convert = [(f.register, f.kind, arch) for f in self.fields]
+        make = self.args
         if not self.fields:
             nothing = make()
             return lambda _registers, _read: nothing
+        convert = [(f.register, _converter(f.kind, arch)) for f in self.fields]
         if not self.pointers:
-            return lambda registers, _read: make(*[kind.value(registers[at], arch) for at, kind, arch in convert])
-        strings = [(f.register, f.kind) for f in self.pointers]
-        lengths = {f.name: f for f in self.fields}
+            return lambda registers, _read: make(*[value(registers[at]) for at, value in convert])
+        lengths = {f.name: (f.register, _converter(f.kind, arch)) for f in self.fields}
+        pointers = [(f.register, _wanted(f, lengths, arch), f.kind) for f in self.pointers]
 
         def decode(registers: Sequence[int], read: Reader) -> Any:
-            wants = [_want(kind, registers[at] & width, lengths, registers, arch) for at, kind in strings]
-            pieces = iter(read([want for want in wants if want]))
-            values = [kind.value(registers[at], arch) for at, kind, arch in convert]
-            for (at, kind), want in zip(strings, wants, strict=True):
-                values[at] = _string(kind, next(pieces) if want else b"", want)
+            wants = [want(registers) for _, want, _ in pointers]
+            pieces = iter(read([want for want in wants if want is not None]))
+            values = [value(registers[at]) for at, value in convert]
+            for (at, _, kind), want in zip(pointers, wants, strict=True):
+                values[at] = _text(kind, next(pieces), want[1]) if want is not None else _absent(kind)
             return make(*values)
 
         return decode
@@ -262,32 +259,56 @@ def _kind(args: type[Any], name: str, hint: Any) -> Kind:
     )
 
 
-def _want(kind: Kind, address: int, fields: Mapping[str, Field], registers: Sequence[int], arch: Arch) -> Want | None:
+def _converter(kind: Kind, arch: Arch) -> Callable[[int], Any]:
+    """`kind.value` for one architecture."""
+    if isinstance(kind, String | Buffer | Address) or (isinstance(kind, Flags) and not kind.bits):
+        return arch.register_mask.__and__
+    return lambda register: kind.value(register, arch)
+
+
+def _wanted(
+    field: Field, lengths: Mapping[str, tuple[int, Callable[[int], int]]], arch: Arch
+) -> Callable[[Sequence[int]], Want | None]:
     """What has to be copied for one pointer; None for a NULL that is a value and for an empty buffer."""
+    at, kind, width = field.register, field.kind, arch.register_mask
     if isinstance(kind, Buffer):
-        count = fields[kind.length]
-        length = count.kind.value(registers[count.register], arch)
-        if not 0 <= length <= kind.limit:
-            raise OSError(errno.EINVAL, f"{kind.length} is {length}; at most {kind.limit} are taken")
-        return Want(address, length, terminated=False) if length else None
+        count, convert = lengths[kind.length]
+        name, limit = kind.length, kind.limit
+
+        def buffer(registers: Sequence[int]) -> Want | None:
+            length = convert(registers[count])
+            if not 0 <= length <= limit:
+                raise OSError(errno.EINVAL, f"{name} is {length}; at most {limit} are taken")
+            return (registers[at] & width, length, False) if length else None
+
+        return buffer
     assert isinstance(kind, String)  # noqa: S101 - the only other kind with pointer = True
-    return None if address == 0 and kind.null else Want(address, kind.limit, terminated=True)
+    null, bound = kind.null, kind.limit
+
+    def string(registers: Sequence[int]) -> Want | None:
+        address = registers[at] & width
+        return None if null and not address else (address, bound, True)
+
+    return string
 
 
-def _string(kind: Kind, piece: bytes | None, want: Want | None) -> bytes | None:
+def _absent(kind: Kind) -> bytes | None:
+    """The value of a pointer for which nothing is copied: NULL, or no bytes."""
+    return None if isinstance(kind, String) else b""
+
+
+def _text(kind: Kind, piece: bytes | None, limit: int) -> bytes:
     """The value of one copied piece, or the kernel's errno for it."""
-    if want is None:
-        return None if isinstance(kind, String) else b""
     if piece is None:
         raise OSError(errno.EFAULT, "unreadable")
     if isinstance(kind, Buffer):
-        if len(piece) < want.limit:
+        if len(piece) < limit:
             raise OSError(errno.EFAULT, "unreadable")
         return piece
-    assert isinstance(kind, String)  # noqa: S101 - see _want
+    assert isinstance(kind, String)  # noqa: S101 - see _wanted
     body, nul, _ = piece.partition(b"\0")
     if not nul and not kind.partial:
-        raise OSError(kind.too_long if len(piece) >= kind.limit else errno.EFAULT, "not terminated")
+        raise OSError(kind.too_long if len(piece) >= limit else errno.EFAULT, "not terminated")
     if not body and kind.empty is not None:
         raise OSError(kind.empty, "empty")
     return body

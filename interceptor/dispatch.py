@@ -21,7 +21,7 @@ from interceptor.policy import Caller, Decision, Do, Policy
 from interceptor.ports import Call
 from interceptor.stanza import outside, whole_call
 from interceptor.trace.record import How, Record
-from interceptor.tracee import Pinned, pin
+from interceptor.tracee import Home, Pinned, pin
 from interceptor.verdict import Continue, Fail, Verdict
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Repeats:
         with self._changed:
             if key in self._running:
                 host.slow()
-            self._changed.wait_for(lambda: key not in self._running, timeout)
+                self._changed.wait_for(lambda: key not in self._running, timeout)
             earlier = self._results.pop(key, None)
             if earlier is not None and earlier.args == args:
                 return earlier
@@ -154,10 +154,10 @@ class LazyCaller:
 class Subject:
     """The tracee of one notification: pinned when something is asked of it, at the latest with its memory."""
 
-    __slots__ = ("_buffer", "_container", "_fd", "_notification", "_pinned")
+    __slots__ = ("_buffer", "_dispatcher", "_fd", "_notification", "_pinned")
 
-    def __init__(self, container: Container, fd: int, notification: Notification, buffer: Buffer) -> None:
-        self._container, self._fd, self._notification, self._buffer = container, fd, notification, buffer
+    def __init__(self, dispatcher: Dispatcher, fd: int, notification: Notification, buffer: Buffer) -> None:
+        self._dispatcher, self._fd, self._notification, self._buffer = dispatcher, fd, notification, buffer
         self._pinned: Pinned | None = None
 
     @property
@@ -174,7 +174,10 @@ class Subject:
 
     def read(self, wants: Sequence[Want]) -> Sequence[bytes | None]:
         """An args.Reader: pins the tracee and copies its memory, once."""
-        self._pinned, pieces = pin(self._container, self._fd, self._notification, wants, self._buffer)
+        dispatcher = self._dispatcher
+        self._pinned, pieces = pin(
+            dispatcher.container, dispatcher.home, self._fd, self._notification, wants, self._buffer
+        )
         return pieces
 
     def close(self) -> None:
@@ -203,6 +206,7 @@ class Dispatcher:
         self.policy = policy
         self.pool = pool
         self.repeats = Repeats()
+        self.home: Home = {}
         self.routes: dict[int, Route] = {}
         """By ic_notification.key: architecture << 32 | number."""
         self.quick: list[Route] = []
@@ -212,6 +216,11 @@ class Dispatcher:
                 number = row.number(arch)
                 if number is not None:
                     self._add(row, arch, number)
+
+    def close(self) -> None:
+        """Ends the container's agents and lets go of its namespaces."""
+        self.pool.close()
+        self.home.clear()
 
     def _add(self, row: Syscall, arch: Arch, number: int) -> None:
         whole = whole_call(self.policy, row.name)
@@ -243,7 +252,7 @@ class Dispatcher:
             outcome.verdict, outcome.why = Fail(errno.ENOSYS), "intercepted, but no handler knows it"
             return outcome
         outcome.call = route.row.name
-        subject = Subject(self.container, host.notifier_fd, notification, buffer)
+        subject = Subject(self, host.notifier_fd, notification, buffer)
         try:
             self._decide(route, outcome, subject, host)
         except NotificationGone:

@@ -129,7 +129,7 @@ class Supervisor:
             self.last_activity = time.monotonic()
         if entry is None:
             return None
-        entry.dispatcher.pool.close()
+        entry.dispatcher.close()
         self.hub.retire(container_id)
         return entry.container
 
@@ -166,7 +166,7 @@ class Supervisor:
         with self._lock:
             entries = list(self._entries.values())
         for entry in entries:
-            entry.dispatcher.pool.close()
+            entry.dispatcher.close()
 
     def describe(self) -> list[dict[str, Any]]:
         """What `interceptor ps` shows; docs/control.md."""

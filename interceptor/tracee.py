@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from interceptor.errors import InterceptorError
 from interceptor.native import pin as native
+from interceptor.native.fd import Fd
 from interceptor.ports import Cap, Namespace
 from interceptor.wire import Anchor
 
@@ -35,21 +36,30 @@ _OWN_DESCRIPTOR = re.compile(
 """What runc and systemd give as source and target of mounts: a descriptor by its name in procfs (proc_pid_fd(5))."""
 
 
+Home = dict[Namespace, Fd]
+"""The namespaces of a container's init, held while the container is registered. An Fd closes when its last user is done."""
+
+
 class Pinned:
     """A pinned tracee; satisfies ports.Tracee and the agent's subject. Close it after the answer."""
 
-    def __init__(self, container: Container, notifier: int, notification: Notification, held: native.Held) -> None:
+    def __init__(
+        self, container: Container, home: Home, notifier: int, notification: Notification, held: native.Held
+    ) -> None:
         self.container = container
         self.notifier_fd = notifier
         self.notification_id = notification.id
         self.tid = notification.tid
         self._held = held
         self._fds: dict[str, int] = {}
+        self._home = home
+        self._borrowed: list[Fd] = []
         self._status: dict[str, list[str]] | None = None
 
     @property
     def comm(self) -> str:
-        return self._held.comm
+        """/proc/TID/comm, at most 10 ms old; the tracee chooses it."""
+        return self._held.comm.decode("utf-8", "replace")
 
     @property
     def capabilities(self) -> int:
@@ -117,7 +127,24 @@ class Pinned:
 
     def namespace_fd(self, namespace: Namespace) -> int:
         """A descriptor of the tracee's namespace, opened once. NotificationGone when the tracee died."""
+        if self._is_home(namespace):
+            return self._at_home(namespace)
         return self._open(f"ns/{namespace}", path_only=False)
+
+    def _is_home(self, namespace: Namespace) -> bool:
+        """Whether it is the one of the container's init: a namespace's inode number is its own as long as it lives."""
+        if namespace is Namespace.MOUNT:
+            return self._held.mount_namespace == self.container.mount_namespace
+        return namespace is Namespace.USER and self._held.user_namespace == self.container.user_namespace
+
+    def _at_home(self, namespace: Namespace) -> int:
+        held = self._home.get(namespace)
+        if held is None:
+            held = self._home.setdefault(
+                namespace, Fd(native.open_below(self._held.proc, f"ns/{namespace}", path_only=False))
+            )
+        self._borrowed.append(held)
+        return held.fileno()
 
     @property
     def root_fd(self) -> int:
@@ -183,18 +210,24 @@ class Pinned:
 
 
 def pin(
-    container: Container, notifier: int, notification: Notification, wants: Sequence[Want], buffer: native.Buffer
+    container: Container,
+    home: Home,
+    notifier: int,
+    notification: Notification,
+    wants: Sequence[Want],
+    buffer: native.Buffer,
 ) -> tuple[Pinned, Sequence[bytes | None]]:
     """Pins the tracee of `notification` and copies `wants` from its memory.
 
-    NotificationGone when it no longer waits. `buffer` is the calling thread's scratch memory.
+    NotificationGone when it no longer waits. `home` keeps descriptors of the container's own namespaces from one call to
+    the next; `buffer` is the calling thread's scratch memory, and is the tracee's until it is closed.
     """
     if not notification.tid:
         raise InterceptorError(
             "the tracee is not visible in the supervisor's pid namespace: run the supervisor in the host's"
         )
     held, pieces = native.pin(notifier, notification.id, notification.tid, wants, buffer)
-    return Pinned(container, notifier, notification, held), pieces
+    return Pinned(container, home, notifier, notification, held), pieces
 
 
 def covers(mountinfo: bytes, fstype: bytes) -> list[bytes]:

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef PIDFD_THREAD
@@ -19,50 +20,70 @@
 #define PAGE 4096u
 #define DEPTH 33 /* user namespaces nest at most 32 deep (user_namespaces(7)) */
 
-/* Copies up to `limit` bytes page by page, so that a string that ends before an unmapped page is whole. */
-static int32_t copy_piece(uint32_t tid, const struct ic_piece *piece, char *to)
+/* Bytes from `address` to the end of its page, or `limit` if that is less. */
+static uint32_t to_page_end(uint64_t address, uint32_t limit)
 {
-	uint32_t done = 0;
+	uint32_t rest = PAGE - (uint32_t)(address % PAGE);
 
-	while (done < piece->limit) {
-		uint64_t at = piece->address + done;
-		uint32_t chunk = PAGE - (uint32_t)(at % PAGE);
-		struct iovec local, remote;
-		ssize_t n;
-
-		if (chunk > piece->limit - done)
-			chunk = piece->limit - done;
-		local = (struct iovec){to + done, chunk};
-		remote = (struct iovec){(void *)(uintptr_t)at, chunk};
-		n = process_vm_readv((pid_t)tid, &local, 1, &remote, 1, 0);
-		if (n <= 0)
-			break;
-		if (piece->terminated) {
-			const char *nul = memchr(to + done, 0, (size_t)n);
-
-			if (nul)
-				return (int32_t)(nul - to) + 1;
-		}
-		done += (uint32_t)n;
-		if ((uint32_t)n < chunk)
-			break;
-	}
-	return done || !piece->limit ? (int32_t)done : -1;
+	return rest < limit ? rest : limit;
 }
 
+/* How much of the piece is there now, or -1 while it may go on beyond the `done` bytes that were copied. */
+static int32_t whole(const struct ic_piece *piece, const char *copy, uint32_t done)
+{
+	const char *nul = piece->terminated ? memchr(copy, 0, done) : 0;
+
+	if (nul)
+		return (int32_t)(nul - copy) + 1;
+	return done == piece->limit ? (int32_t)done : -1;
+}
+
+/* Copies on, page by page, so that a string that ends before an unmapped page is whole. */
+static int32_t copy_on(uint32_t tid, const struct ic_piece *piece, char *to, uint32_t done)
+{
+	for (;;) {
+		uint32_t chunk = to_page_end(piece->address + done, piece->limit - done);
+		struct iovec local = {to + done, chunk}, remote = {(void *)(uintptr_t)(piece->address + done), chunk};
+		int32_t length = whole(piece, to, done);
+		ssize_t n;
+
+		if (length >= 0)
+			return length;
+		n = process_vm_readv((pid_t)tid, &local, 1, &remote, 1, 0);
+		if (n <= 0)
+			return done ? (int32_t)done : -1;
+		done += (uint32_t)n;
+	}
+}
+
+#define FIRST 256u /* most strings are whole after so much */
+
+/* The beginnings of all pieces in one call, the rest of the few that go on one by one. The kernel stops at the first
+ * piece that cannot be read: those behind it are then read alone, too. */
 static void copy_pieces(uint32_t tid, struct ic_piece *pieces, int count, char *buffer, uint32_t size)
 {
+	struct iovec local[IC_PIECES], remote[IC_PIECES];
 	uint32_t used = 0;
+	ssize_t copied;
 
 	for (int i = 0; i < count; i++) {
 		struct ic_piece *piece = &pieces[i];
+		uint32_t first;
 
 		piece->offset = used;
 		if (piece->limit > size - used)
 			piece->limit = size - used;
-		piece->length = copy_piece(tid, piece, buffer + used);
-		if (piece->length > 0)
-			used += (uint32_t)piece->length;
+		first = to_page_end(piece->address, piece->limit < FIRST ? piece->limit : FIRST);
+		local[i] = (struct iovec){buffer + used, first};
+		remote[i] = (struct iovec){(void *)(uintptr_t)piece->address, first};
+		used += piece->limit;
+	}
+	copied = process_vm_readv((pid_t)tid, local, (unsigned long)count, remote, (unsigned long)count, 0);
+	for (int i = 0; i < count; i++) {
+		ssize_t there = copied < 0 ? 0 : copied < (ssize_t)local[i].iov_len ? copied : (ssize_t)local[i].iov_len;
+
+		pieces[i].length = copy_on(tid, &pieces[i], buffer + pieces[i].offset, (uint32_t)there);
+		copied -= there;
 	}
 }
 
@@ -76,14 +97,26 @@ static uint64_t effective(uint32_t tid)
 	return (uint64_t)data[1].effective << 32 | data[0].effective;
 }
 
-static void read_comm(int proc, char comm[16])
-{
-	int fd = openat(proc, "comm", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? 0 : read(fd, comm, 16);
+#define COMM_AGE 10000000u /* ns: how old a thread's name may be in the trace; a loop of calls is not asked each time */
 
+static void read_comm(struct ic_pin *pin, uint32_t tid)
+{
+	struct timespec t;
+	uint64_t now;
+	ssize_t n;
+	int fd;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+	now = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+	if (pin->comm_tid == tid && now - pin->comm_time < COMM_AGE)
+		return;
+	fd = openat(pin->proc, "comm", O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? 0 : read(fd, pin->comm, sizeof pin->comm);
 	if (fd >= 0)
 		close(fd);
-	comm[n > 0 ? n - 1 : 0] = 0; /* the kernel ends it with a newline */
+	pin->comm[n > 0 ? n - 1 : 0] = 0; /* the kernel ends it with a newline */
+	pin->comm_tid = tid;
+	pin->comm_time = now;
 }
 
 int ic_pin(int notifier, uint64_t id, uint32_t tid, struct ic_pin *pin, struct ic_piece *pieces, int count, char *buffer, uint32_t size)
@@ -100,8 +133,9 @@ int ic_pin(int notifier, uint64_t id, uint32_t tid, struct ic_pin *pin, struct i
 	pin->cap_effective = effective(tid);
 	pin->user_namespace = ic_pin_inode(pin->proc, "ns/user");
 	pin->mount_namespace = ic_pin_inode(pin->proc, "ns/mnt");
-	read_comm(pin->proc, pin->comm);
-	copy_pieces(tid, pieces, count, buffer, size);
+	read_comm(pin, tid);
+	if (count)
+		copy_pieces(tid, pieces, count, buffer, size);
 	error = ic_id_valid(notifier, id);
 	if (error) {
 		close(pin->proc);

@@ -14,7 +14,7 @@
 
 struct ic_piece {
 	uint64_t address;    /* in the tracee */
-	uint32_t limit;      /* bytes wanted at most */
+	uint32_t limit;      /* bytes wanted at most; all limits together fit into the buffer */
 	int32_t length;      /* bytes copied; -1: not even the first byte was readable */
 	uint32_t terminated; /* 1: stop after the first NUL */
 	uint32_t offset;     /* where in the buffer the copy starts */
@@ -27,6 +27,8 @@ struct ic_pin {
 	uint64_t user_namespace; /* st_ino of ns/user and ns/mnt */
 	uint64_t mount_namespace;
 	char comm[16];
+	uint32_t comm_tid;       /* whose comm it is, and since when: kept from one pinning to the next */
+	uint64_t comm_time;
 };
 
 /* 0; -ENOENT when the notification is no longer valid (then nothing is open); another -errno is ours. */

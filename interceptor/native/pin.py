@@ -31,17 +31,31 @@ class Buffer:
 
 
 class Held:
-    """What pinning yields: the descriptor of /proc/TID and what was read before the check."""
+    """What pinning yields: the descriptor of /proc/TID and what was read before the check.
 
-    __slots__ = ("cap_effective", "comm", "mount_namespace", "owner", "proc", "user_namespace")
+    Read from the thread's buffer when it is asked for: valid until the same buffer is used for the next pinning.
+    """
+
+    __slots__ = ("_c", "mount_namespace", "proc", "user_namespace")
 
     def __init__(self, c: Any) -> None:
+        self._c = c
         self.proc: int = c.proc
-        self.owner: int = c.owner
-        self.cap_effective: int = c.cap_effective
         self.user_namespace: int = c.user_namespace
         self.mount_namespace: int = c.mount_namespace
-        self.comm: str = ffi.string(c.comm).decode("utf-8", "replace")
+
+    @property
+    def owner(self) -> int:
+        """uid_t of /proc/TID: the tracee's euid when it is dumpable, host root otherwise."""
+        return int(self._c.owner)
+
+    @property
+    def cap_effective(self) -> int:
+        return int(self._c.cap_effective)
+
+    @property
+    def comm(self) -> bytes:
+        return bytes(ffi.string(self._c.comm))
 
     def close(self) -> None:
         fd, self.proc = self.proc, -1
@@ -53,20 +67,21 @@ def pin(
     notifier: int, notification_id: int, tid: int, wants: Sequence[Want], buffer: Buffer
 ) -> tuple[Held, list[bytes | None]]:
     """See ic_pin(). NotificationGone; InterceptorError for what should not happen (EMFILE)."""
-    pieces = buffer.pieces
-    for number, want in enumerate(wants):
-        piece = pieces[number]
-        piece.address, piece.limit, piece.terminated = want
-    count = len(wants)
-    result = lib.ic_pin(notifier, notification_id, tid, buffer.pin, pieces, count, buffer.memory, BUFFER_SIZE)
+    pieces, memory, c = buffer.pieces, buffer.memory, buffer.pin
+    count = 0
+    for address, limit, terminated in wants:
+        piece = pieces[count]
+        piece.address, piece.limit, piece.terminated = address, limit, terminated
+        count += 1
+    result = lib.ic_pin(notifier, notification_id, tid, c, pieces, count, memory, BUFFER_SIZE)
     if result < 0:
         fail(result, f"pinning thread {tid}")
-    memory = buffer.memory
-    copies = [
-        bytes(ffi.buffer(memory + pieces[i].offset, pieces[i].length)) if pieces[i].length >= 0 else None
-        for i in range(count)
-    ]
-    return Held(buffer.pin), copies
+    copies: list[bytes | None] = []
+    for number in range(count):
+        piece = pieces[number]
+        length = piece.length
+        copies.append(ffi.unpack(memory + piece.offset, length) if length >= 0 else None)
+    return Held(c), copies
 
 
 def open_below(proc: int, name: str, *, path_only: bool) -> int:

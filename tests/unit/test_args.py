@@ -8,7 +8,7 @@ from typing import Annotated
 
 import pytest
 
-from interceptor.args import Arch, Buffer, Fd, Int, Path, Pointer, Signature, UInt, ULong, Want, quote
+from interceptor.args import Arch, Buffer, Fd, Int, Path, Pointer, Signature, UInt, ULong, quote
 from interceptor.handlers.mount import MountArgs
 from interceptor.handlers.sethostname import NameArgs
 
@@ -52,7 +52,7 @@ def test_mount_reads_its_strings_in_one_batch():
     read = reader(b"proc\0", b"/proc\0", b"proc\0")
     decoded = Signature.of(MountArgs).decode((0x1000, 0x2000, 0x3000, 2, 0, 0), Arch.X86_64, read)
     assert decoded == MountArgs(b"proc", b"/proc", b"proc", 2, None)
-    assert [w.address for w in read.wants] == [0x1000, 0x2000, 0x3000]
+    assert [address for address, _, _ in read.wants] == [0x1000, 0x2000, 0x3000]
     assert Signature.of(MountArgs).render(decoded) == '"proc", "/proc", "proc", MS_NOSUID, NULL'
 
 
@@ -82,7 +82,7 @@ def test_mount_data_may_end_at_an_unmapped_page():
 def test_a_buffer_is_exactly_as_long_as_its_length_says():
     read = reader(b"na\0me")
     assert Signature.of(NameArgs).decode((9, POISON | 5, 0, 0, 0, 0), Arch.X86_64, read) == NameArgs(b"na\0me", 5)
-    assert read.wants == [Want(9, 5, terminated=False)]
+    assert read.wants == [(9, 5, False)]
     with pytest.raises(OSError) as caught:
         Signature.of(NameArgs).decode((9, 65, 0, 0, 0, 0), Arch.X86_64, read)
     assert caught.value.errno == errno.EINVAL
