@@ -8,8 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 BIN = Path(sys.executable).parent
 ENTRY = BIN / "interceptor-runc"

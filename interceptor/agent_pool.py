@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from interceptor.errors import AgentError, NotificationGone
@@ -93,13 +93,10 @@ class AgentPool:
         (waiting for a free agent included), or when the agent died: what it had done by then nobody knows.
         """
         watch = _Watch(self._limits.agent_deadline_ms, on_slow or self._on_slow)
-        request = replace(
-            request,
-            root_uid=self.container_ids.first,
-            root_gid=self.container_ids.first,
-            id_count=self.container_ids.size,
-            deadline_ms=self._limits.agent_deadline_ms + _GRACE_MS,
-        )
+        ids = self.container_ids
+        request.root_uid = request.root_gid = ids.first
+        request.id_count = ids.size
+        request.deadline_ms = self._limits.agent_deadline_ms + _GRACE_MS
         return _value(request, self._ask(request, watch))
 
     def close(self) -> None:
