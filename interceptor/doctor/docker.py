@@ -40,10 +40,12 @@ def registration(host: Host) -> Iterator[Finding]:
 
 
 def entry(host: Host) -> str:
-    """Where `interceptor-runc` was installed: beside this program, else in PATH."""
+    """Where `interceptor-runc` was installed: beside this program, by the name that PATH has for it if it has one."""
     beside = Path(sys.executable).parent / ENTRY
-    found = str(beside) if beside.exists() else shutil.which(ENTRY, path=host.environment.get("PATH"))
-    return found or f"/usr/local/bin/{ENTRY}"
+    found = shutil.which(ENTRY, path=host.environment.get("PATH"))
+    if found and (not beside.exists() or Path(found).samefile(beside)):
+        return found
+    return str(beside) if beside.exists() else f"/usr/local/bin/{ENTRY}"
 
 
 def snippet(path: str) -> str:

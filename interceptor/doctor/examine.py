@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from interceptor.doctor import cgroups, directories, docker, kernel, runtimes, security, storage
+from interceptor.doctor import cgroups, directories, docker, kernel, runtimes, security, service, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ PROBES: dict[str, tuple[Probe, ...]] = {
     "Control groups": (cgroups.hierarchy,),
     "Runtimes": (runtimes.installed, docker.registration),
     "Security modules": (security.modules,),
-    "Directories": (directories.permissions,),
+    "Supervisor": (service.supervisor, service.policies, directories.permissions),
 }
 
 

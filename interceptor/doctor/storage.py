@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STATE = "/var/lib/interceptor"
 DOCKER_DATA = "/var/lib/docker"
-CONTAINERD_DATA = "/var/lib/containerd"
+_STORES = {"containerd's root": "/var/lib/containerd", "Podman's graph root": "/var/lib/containers"}
 
 
 def filesystems(host: Host) -> Iterator[Finding]:
@@ -79,10 +79,12 @@ def _directories(host: Host) -> Iterator[tuple[str, Path]]:
     if host.data:
         yield "data directory", host.data
         return
-    yield "Docker's data-root", docker_data_root(host)
-    containerd = host.path(CONTAINERD_DATA)
-    if containerd.is_dir():
-        yield "containerd's root", containerd
+    docker = docker_data_root(host)
+    if docker.is_dir() or shutil.which("dockerd", path=host.environment.get("PATH")):
+        yield "Docker's data-root", docker
+    for purpose, place in _STORES.items():
+        if host.path(place).is_dir():
+            yield purpose, host.path(place)
 
 
 def docker_data_root(host: Host) -> Path:

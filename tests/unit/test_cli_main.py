@@ -74,7 +74,7 @@ def test_version() -> None:
     assert run("version").stdout.startswith("interceptor 0.")
 
 
-@pytest.mark.parametrize("command", ["trace", "ps", "doctor", "version", "supervise"])
+@pytest.mark.parametrize("command", ["trace", "ps", "version", "supervise"])
 def test_a_command_imports_no_more_than_it_needs(command: str) -> None:
     script = (
         "import sys\nfrom interceptor.cli import main\n"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.fake_supervisor import fake_supervisor
 
-from interceptor.doctor import cgroups, directories, docker, kernel, runtimes, security, storage
+from interceptor.doctor import cgroups, directories, docker, kernel, runtimes, security, service, storage
 from interceptor.doctor.examine import Section
 from interceptor.doctor.finding import Finding, Host, Verdict, failure, ok, warning
 from interceptor.doctor.report import Report, as_json
@@ -239,6 +241,41 @@ def test_wrong_modes_are_failures(fake: FakeHost) -> None:
     assert [f.verdict for f in found] == [FAILURE, FAILURE]
     run.chmod(0o777)
     assert next(iter(directories.permissions(fake.host))).found.endswith("others than root may write to it")
+
+
+def test_broken_policies_are_a_failure(fake: FakeHost) -> None:
+    fake.environment["INTERCEPTOR_POLICIES"] = str(fake.root / "policies")
+    [fine] = service.policies(fake.host)
+    assert fine.verdict is OK
+    assert "default" in fine.found
+    fake.write("/policies/web.yaml", "bogus: 1\nfoo: 2\n")
+    [broken] = service.policies(fake.host)
+    assert broken.verdict is FAILURE
+    assert f"{fake.root}/policies/web.yaml:1:1" in broken.found
+    assert "(and 1 more)" in broken.found
+
+
+def test_the_supervisor_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeHost) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("INTERCEPTOR_RUN", str(tmp_path / "run"))
+    [none] = service.supervisor(fake.host)
+    assert none.verdict is OK
+    assert "the first container starts one" in none.found
+    with fake_supervisor(tmp_path / "run") as running:
+        running.answers["ping"] = lambda _request: {"pid": 7, "version": version("interceptor")}
+        [same] = service.supervisor(fake.host)
+        running.answers["ping"] = lambda _request: {"pid": 7, "version": "0.0.1"}
+        [other] = service.supervisor(fake.host)
+    assert (same.verdict, other.verdict) == (OK, WARNING)
+    assert other.found.startswith("version 0.0.1 runs, pid 7, but ")
+
+
+def test_only_stores_that_are_there_are_probed(fake: FakeHost) -> None:
+    assert [purpose for purpose, _ in storage._directories(fake.host)] == ["state directory"]
+    (fake.root / "var/lib/containers").mkdir(parents=True)
+    fake.program("dockerd", "")
+    found = [purpose for purpose, _ in storage._directories(fake.host)]
+    assert found == ["state directory", "Docker's data-root", "Podman's graph root"]
 
 
 SECTIONS = [
