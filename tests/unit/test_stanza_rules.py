@@ -170,7 +170,7 @@ REGISTER = st.integers(0, (1 << 64) - 1)
     has=st.integers(0, 255), lacks=st.integers(0, 255), registers=st.lists(REGISTER, min_size=6, max_size=6),
     near=st.booleans(), arch=st.sampled_from(list(Arch)),
 )  # fmt: skip
-def test_table_agrees_with_decide_on_poisoned_registers(  # noqa: PLR0917 - hypothesis gives them by name
+def test_table_agrees_with_decide_on_poisoned_registers(
     how: list[tuple[int, int]], mode: int, big: tuple[int, int], has: int, lacks: int, registers: list[int],
     near: bool, arch: Arch,
 ) -> None:  # fmt: skip
