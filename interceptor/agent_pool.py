@@ -87,7 +87,7 @@ class AgentPool:
         return len(self._abandoned)
 
     def call(self, request: Request, on_slow: Callable[[], None] | None = None) -> int:
-        """The action's value.
+        """The action's value. Completes `request` with the container's ids and the deadline.
 
         OSError with the tracee's errno; NotificationGone; AgentError when there is no answer before the deadline
         (waiting for a free agent included), or when the agent died: what it had done by then nobody knows.

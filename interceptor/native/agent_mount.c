@@ -9,6 +9,9 @@
 #include <linux/sched.h>
 
 #define COVERS_MAX 256
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
 
 /* What MOUNT mounts. None of them has a source that would be looked up. `refused` options would be read in our place and not
  * in the tracee's: a path in our namespaces and with our rights, an id as the host's. */
@@ -182,7 +185,8 @@ static char *next_cover(char **list)
 	return entry;
 }
 
-/* A detached copy of what is mounted at `path` below `old`; -ENOENT when nothing is. */
+/* A detached copy of what is mounted at `path` below `old`, with everything below that: the kernel parts no mount from its
+ * locked children. -ENOENT when nothing is. */
 static long copy_cover(int old, const char *path)
 {
 	struct open_how how = {
@@ -200,7 +204,22 @@ static long copy_cover(int old, const char *path)
 		return error;
 	if (!facts.mount_root)
 		return -ENOENT;
-	return sys(open_tree, fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	return sys(open_tree, fd, "", AT_EMPTY_PATH | AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+}
+
+/* Whether `path` came along with a cover that was taken before. */
+static int included(const char *path, const struct cover *covers, unsigned count)
+{
+	while (count--) {
+		const char *taken = covers[count].path;
+		size_t i = 0;
+
+		while (taken[i] && taken[i] == path[i])
+			i++;
+		if (!taken[i] && (path[i] == '/' || !path[i]))
+			return 1;
+	}
+	return 0;
 }
 
 /* Everything that hides something in the tracee's old mount goes over the new one. What cannot be taken over must not be
@@ -216,7 +235,7 @@ static long cover(const struct call *call, int mount)
 		return -EPERM;
 	while (*list) {
 		const char *path = next_cover(&list);
-		long fd = copy_cover(old, path);
+		long fd = included(path, covers, count) ? -ENOENT : copy_cover(old, path);
 
 		if (fd == -ENOENT || fd == -ENOTDIR)
 			continue;

@@ -15,10 +15,10 @@
 
 #define STAGE "/stage"
 #define MNT_DETACH 2
-#define COPY_TREE (OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE)
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif
+#define COPY_TREE (OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE)
 
 static int staging_exists;
 

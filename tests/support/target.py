@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import signal
+import stat
 import tempfile
 import traceback
 from pathlib import Path
@@ -167,9 +168,9 @@ class Target:
         return run
 
 
-def _write_maps(pid: int, first: int) -> None:
+def _write_maps(pid: int) -> None:
     for kind in ("uid_map", "gid_map"):
-        Path(f"/proc/{pid}/{kind}").write_text(f"0 {first} {COUNT}\n", encoding="ascii")
+        Path(f"/proc/{pid}/{kind}").write_text(f"0 {FIRST} {COUNT}\n", encoding="ascii")
 
 
 def _init(rootfs: str, ready: int, wait: int) -> None:
@@ -187,7 +188,7 @@ def _init(rootfs: str, ready: int, wait: int) -> None:
 
 
 @contextlib.contextmanager
-def _paused(set_up: Callable[[int, int], None], *, first: int | None) -> Iterator[int]:
+def _paused(set_up: Callable[[int, int], None]) -> Iterator[int]:
     """The pid of a process that unshared everything, ran `set_up` as pid 1 there and waits."""
     unshared, unshared_w = os.pipe()
     mapped_r, mapped = os.pipe()
@@ -220,7 +221,7 @@ def _paused(set_up: Callable[[int, int], None], *, first: int | None) -> Iterato
     try:
         if os.read(unshared, 1) != b"u":
             raise AssertionError("the target could not unshare its namespaces")
-        _write_maps(outer, FIRST if first is None else first)
+        _write_maps(outer)
         os.write(mapped, b"m")
         if os.read(ready, 1) != b"r":
             raise AssertionError("the target could not set itself up")
@@ -246,7 +247,9 @@ def target() -> Iterator[Target]:
         for name in (".", "proc", "sys", "data", "mnt", "etc"):
             (rootfs / name).mkdir(exist_ok=True)
             _own(rootfs / name, FIRST, 0o755)
-        with _paused(lambda ready, wait: _init(str(rootfs), ready, wait), first=FIRST) as pid:
+        os.mknod(rootfs / "fuse", stat.S_IFCHR | 0o666, os.makedev(10, 229))
+        (rootfs / "fuse").chmod(0o666)
+        with _paused(lambda ready, wait: _init(str(rootfs), ready, wait)) as pid:
             subject = Target(pid)
             try:
                 yield subject
@@ -255,6 +258,70 @@ def target() -> Iterator[Target]:
                 os.kill(pid, signal.SIGKILL)
     finally:
         shutil.rmtree(top)
+
+
+def _unshare_below(outer: Target, ready: int, wait: int) -> None:
+    """The nested process is our child: only a process of the parent user namespace may write its maps."""
+    for namespace in (Namespace.USER, Namespace.MOUNT):
+        setns(outer.namespace_fd(namespace), namespace)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    unshared, unshared_w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(unshared)
+        unshare(Namespace.USER, Namespace.MOUNT)
+        _call("prctl", 4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: else its maps belong to the host's root
+        os.chdir("/")
+        os.write(unshared_w, b"u")
+        os.read(wait, 1)
+        os._exit(0)
+    os.close(unshared_w)
+    os.read(unshared, 1)
+    os.write(ready, b"r")
+    os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def nested(outer: Target) -> Iterator[Target]:
+    """A process in a user and a mount namespace below those of `outer`, with all capabilities there."""
+    ready, ready_w = os.pipe()
+    wait_r, wait = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        try:
+            os.close(wait)
+            _unshare_below(outer, ready_w, wait_r)
+        except BaseException:  # noqa: BLE001 - the parent sees that nothing came
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(ready_w)
+    os.close(wait_r)
+    try:
+        if os.read(ready, 1) != b"r":
+            raise AssertionError("no nested user namespace")
+        pid = int(Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii"))
+        in_child(lambda: _map_below(outer, pid))
+        subject = Target(pid)
+        subject.in_nested_user_namespace = True
+        yield subject
+        subject.close()
+    finally:
+        os.close(ready)
+        os.close(wait)
+        os.waitpid(parent, 0)
+
+
+def _map_below(outer: Target, pid: int) -> None:
+    proc = os.open(f"/proc/{pid}", os.O_PATH)
+    setns(outer.namespace_fd(Namespace.USER), Namespace.USER)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    for kind in ("uid_map", "gid_map"):
+        fd = os.open(kind, os.O_WRONLY, dir_fd=proc)
+        os.write(fd, f"0 0 {COUNT}\n".encode())
+        os.close(fd)
 
 
 def error_of(function: Callable[[], object]) -> str | None:
