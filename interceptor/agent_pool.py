@@ -103,16 +103,16 @@ class AgentPool:
         """Ends all agents; calls that are under way fail with AgentError. Idempotent."""
         with self._lock:
             self._closed = True
-            links = [idle.link for idle in self._idle] + list(self._busy)
+            idle, busy = [entry.link for entry in self._idle], list(self._busy)
+            self._count -= len(idle)
             self._idle.clear()
             waiters, self._waiters = list(self._waiters), deque()
         for waiter in waiters:
             waiter.served.set()
-        for link in links:
+        for link in idle + busy:
             link.kill()
-        for link in links:
-            if link not in self._busy:
-                self._bury(link)
+        for link in idle:  # the busy ones are buried by those whose calls then fail
+            self._bury(link)
         self._reap_abandoned()
 
     def _ask(self, request: Request, watch: _Watch) -> Reply:
@@ -178,10 +178,9 @@ class AgentPool:
                         raise AgentError(f"no agent was free within {watch.deadline_ms} ms ({self._count} are busy)")
                 break  # served at the last moment
             watch.slow()
-        with self._lock:
-            self._check_open()
-            if waiter.link is not None:
-                self._busy.add(waiter.link)
+        if waiter.link is None:
+            with self._lock:
+                self._check_open()
         return waiter.link
 
     def _check_open(self) -> None:
@@ -193,17 +192,18 @@ class AgentPool:
         now = time.monotonic()
         with self._lock:
             self._busy.discard(link)
-            if not self._closed:
-                if self._waiters:
-                    waiter = self._waiters.popleft()
-                    waiter.link = link
-                    self._busy.add(link)
-                    waiter.served.set()
-                    return
+            if self._closed:
+                surplus = [link]
+                self._count -= 1
+            elif self._waiters:
+                waiter = self._waiters.popleft()
+                waiter.link = link
+                self._busy.add(link)
+                waiter.served.set()
+                return
+            else:
                 self._idle.append(_Idle(link, now))
                 surplus = self._surplus(now)
-            else:
-                surplus = [link]
         for old in surplus:
             old.kill()
             self._bury(old)

@@ -26,6 +26,11 @@ struct call {
 	int64_t value;
 };
 
+/* For tests of what is done on older kernels: features newer than this (617: Linux 6.17) are not used. */
+#ifndef AGENT_NEWEST_KERNEL
+#define AGENT_NEWEST_KERNEL 99999
+#endif
+
 /* agent_creds.c: who we are while we do what. */
 long creds_start(void);
 /* The tracee's fsuid, fsgid and groups, and no DAC capabilities: what may be reached then is what it may reach, or less. */

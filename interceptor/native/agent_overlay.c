@@ -24,7 +24,6 @@ struct overlay {
 	struct call *call;
 	int context;
 	unsigned count;
-	int by_name;        /* the kernel takes no layers by descriptor (before Linux 6.13) */
 	long result;
 };
 
@@ -197,22 +196,38 @@ static long options(struct overlay *overlay, char *text)
 	return error;
 }
 
-/* Whether layers can be given as descriptors (Linux 6.13); asked of the kernel once, with an empty directory. */
-static int takes_fds(void)
-{
-	static int known, takes;
-	long tmpfs, overlay, mount;
+/* How the kernel takes layers; asked of it once. */
+static enum giving {
+	UNKNOWN,
+	BY_FD,              /* Linux 6.13 */
+	BY_NAME,            /* Linux 6.5: one lowerdir+ for each */
+	JOINED,             /* "lowerdir=a:b", in which fsconfig(2) takes 255 bytes: some sixty layers */
+} giving;
 
-	if (known)
-		return takes;
-	tmpfs = sys(fsopen, "tmpfs", FSOPEN_CLOEXEC);
-	overlay = sys(fsopen, "overlay", FSOPEN_CLOEXEC);
-	if (tmpfs < 0 || overlay < 0 || context_create(tmpfs))
+static int takes_fds(int overlay)
+{
+	long tmpfs = sys(fsopen, "tmpfs", FSOPEN_CLOEXEC);
+	long mount;
+
+	if (AGENT_NEWEST_KERNEL < 613 || tmpfs < 0 || context_create(tmpfs))
 		return 0;
 	mount = sys(fsmount, tmpfs, FSMOUNT_CLOEXEC, 0);
-	takes = mount >= 0 && !context_fd(overlay, kind_keys[LOWER], mount);
-	known = 1;
-	return takes;
+	return mount >= 0 && !context_fd(overlay, kind_keys[LOWER], mount);
+}
+
+/* Before 6.5 overlayfs had no parameters of its own: any name is taken, and looked at when it is too late. */
+static int takes_anything(int overlay)
+{
+	return AGENT_NEWEST_KERNEL < 605 || !context_flag(overlay, "no-such-option");
+}
+
+static void find_out(void)
+{
+	long overlay = sys(fsopen, "overlay", FSOPEN_CLOEXEC);
+
+	if (giving != UNKNOWN || overlay < 0)
+		return;
+	giving = takes_anything(overlay) ? JOINED : takes_fds(overlay) ? BY_FD : BY_NAME;
 }
 
 static long give_fds(const struct overlay *overlay)
@@ -225,8 +240,8 @@ static long give_fds(const struct overlay *overlay)
 	return error;
 }
 
-/* One "lowerdir=3:4::5", for kernels that know no lowerdir+ (before Linux 6.5): up to some sixty layers. */
-static long give_lowerdir(const struct overlay *overlay)
+/* One "lowerdir=3:4::5". */
+static long give_joined(const struct overlay *overlay)
 {
 	char text[LAYERS_MAX * 12];
 	size_t size = 0;
@@ -250,20 +265,17 @@ static long give_names(const struct overlay *overlay)
 {
 	char number[11];
 	unsigned i;
-	int joined = 0;
 	long error = sys(openat, PROC_FD, "self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	if (error >= 0)
 		error = sys(fchdir, error);
+	if (!error && giving == JOINED)
+		error = give_joined(overlay);
 	for (i = 0; !error && i < overlay->count; i++) {
-		if (joined && layers[i].kind <= DATA)
+		if (giving == JOINED && layers[i].kind <= DATA)
 			continue;
 		text_number(number, layers[i].fd);
 		error = context_set(overlay->context, kind_keys[layers[i].kind], number);
-		if (error == -EINVAL && layers[i].kind <= DATA && i == 0) {
-			joined = 1;
-			error = give_lowerdir(overlay);
-		}
 	}
 	return error;
 }
@@ -273,7 +285,7 @@ static int create_as_mounter(void *argument)
 	struct overlay *overlay = argument;
 	long error = creds_of_mounter(overlay->call->request);
 
-	if (!error && overlay->by_name)
+	if (!error && giving != BY_FD)
 		error = give_names(overlay);
 	overlay->result = error ? error : context_create(overlay->context);
 	return 0;
@@ -286,8 +298,8 @@ static long make(struct overlay *overlay)
 
 	if (!error && call->text[AGENT_TEXT_OPTIONS])
 		error = options(overlay, (char *)call->text[AGENT_TEXT_OPTIONS]);
-	overlay->by_name = !takes_fds();
-	if (!error && !overlay->by_name)
+	find_out();
+	if (!error && giving == BY_FD)
 		error = give_fds(overlay);
 	if (!error)
 		error = sys_run_child(create_as_mounter, overlay);

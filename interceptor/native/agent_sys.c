@@ -41,17 +41,25 @@ static long clone_on(unsigned long flags, void **stack)
 }
 #endif
 
-static char child_stack[32768] __attribute__((aligned(16)));
+/* A child may have a child. Both write `depth` in our memory, while we sleep. */
+static char child_stack[2][16384] __attribute__((aligned(16)));
+static unsigned depth;
 
 long sys_run_child(int (*child)(void *), void *argument)
 {
-	void **stack = (void **)(child_stack + sizeof child_stack);
+	void **stack;
 	int status = 0;
 	long pid;
 
+	if (depth == sizeof child_stack / sizeof child_stack[0])
+		return -EAGAIN;
+	stack = (void **)(child_stack[depth] + sizeof child_stack[0]);
+
 	*--stack = (void *)child;
 	*--stack = argument;
+	depth++;
 	pid = clone_on(CLONE_VM | CLONE_FILES | CLONE_VFORK | SIGCHLD, stack);
+	depth--;
 	if (pid < 0)
 		return pid;
 	while (sys(wait4, pid, &status, 0, 0) == -EINTR)

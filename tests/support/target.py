@@ -18,6 +18,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pyseccomp
+
 from interceptor.agent_pool import AgentPool, PinnedAgent
 from interceptor.container import IdRange
 from interceptor.policy import Limits
@@ -322,6 +324,29 @@ def _map_below(outer: Target, pid: int) -> None:
         fd = os.open(kind, os.O_WRONLY, dir_fd=proc)
         os.write(fd, f"0 0 {COUNT}\n".encode())
         os.close(fd)
+
+
+@contextlib.contextmanager
+def idmapped(outer: Target, point: str) -> Iterator[None]:
+    """Mounts the directory `point` of the target's over itself with its ids: what is 0 on disk is its root inside."""
+
+    def attach() -> None:
+        users = outer.namespace_fd(Namespace.USER)
+        setns(outer.namespace_fd(Namespace.MOUNT), Namespace.MOUNT)
+        tree = _syscall("open_tree", -100, os.fsencode(point), 0x80001)  # OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
+        attributes = (ctypes.c_uint64 * 4)(0x100000, 0, 0, users)  # MOUNT_ATTR_IDMAP
+        _syscall("mount_setattr", tree, b"", 0x1000, attributes, 32)
+        _syscall("move_mount", tree, b"", -100, os.fsencode(point), 4)
+
+    in_child(attach)
+    try:
+        yield
+    finally:
+        outer.inside(lambda: umount(point))
+
+
+def _syscall(name: str, *args: Any) -> int:
+    return _call("syscall", pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name), *args)
 
 
 def error_of(function: Callable[[], object]) -> str | None:
