@@ -10,7 +10,7 @@ never compiled, because nobody but the supervisor writes its log line.
 
 What the filter leaves to the kernel by a row's `when` (mount's bind, remount, move and propagation, say) stays there
 unless policy has something to say about it: a denial that names one of those flags in `has`, or that depends on no
-string at all, widens the filter to every call, see `intercepts_all`.
+string at all, widens the filter by the calls that it could deny, see `conditions`.
 
 Source: OCI runtime-spec config-linux.md, "Seccomp"; seccomp_rule_add(3) for SCMP_CMP_MASKED_EQ.
 """
@@ -44,8 +44,7 @@ def rules(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
 
 def _rules(row: Syscall, policy: Policy) -> Iterator[OciRule]:
     if _notifies(policy, row.name):
-        everything = not row.when or intercepts_all(row, policy)
-        for tests in [{}] if everything else _conditions(row):
+        for tests in _shortest(conditions(row, policy)):
             yield {"names": [row.name], "action": "SCMP_ACT_NOTIFY", **_args(tests)}
     elif (whole := whole_call(policy, row.name)) and whole.do is Do.DENY:
         yield {"names": [row.name], "action": "SCMP_ACT_ERRNO", "errnoRet": whole.errno}
@@ -58,8 +57,8 @@ def allowed(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
     return [
         {"names": [row.name], "action": "SCMP_ACT_ALLOW", **_args(tests)}
         for _, row in sorted(rows.items())
-        if row.when and not intercepts_all(row, policy) and _notifies(policy, row.name)
-        for tests in complement(_conditions(row))
+        if _notifies(policy, row.name)
+        for tests in complement(conditions(row, policy))
     ]
 
 
@@ -74,9 +73,22 @@ comparisons of one argument in a rule for alternatives.
 """
 
 
+def conditions(row: Syscall, policy: Policy) -> list[Masks]:
+    """Which calls reach the supervisor, as alternatives: the row's `when`, and what policy has to say beyond it."""
+    own = _conditions(row)
+    beyond = complement(own)
+    return own + [_masks(rule, row) for rule in policy.ladder(row.name) if _reaches(rule, row, beyond)]
+
+
 def _conditions(row: Syscall) -> list[Masks]:
-    """The row's `when`: alternatives."""
-    return [{_field(row, m.field).register: (int(m.mask), int(m.value))} for m in row.when]
+    """The row's `when`: alternatives, of which one always holds if it has none."""
+    return [{_field(row, m.field).register: (int(m.mask), int(m.value))} for m in row.when] or [{}]
+
+
+def _masks(rule: Rule, row: Syscall) -> Masks:
+    """What must hold of the registers before a rule can; the rule may ask for more."""
+    flags = ((_field(row, name).register, c) for name, c in rule.args if isinstance(c, FlagSet))
+    return {register: (c.has | c.lacks, c.has) for register, c in flags}
 
 
 def _args(tests: Masks) -> dict[str, Any]:
@@ -140,29 +152,35 @@ def whole_call(policy: Policy, call: str) -> Decision | None:
     return ladder[0] if len(same) == 1 and not any(d.log for d in ladder) else None
 
 
-def intercepts_all(row: Syscall, policy: Policy) -> bool:
-    """Whether a rule has something to say about calls that the row's `when` would leave to the kernel."""
-    outside_filter = complement(_conditions(row))
-    return bool(row.when) and any(_reaches(rule, row, outside_filter) for rule in policy.ladder(row.name))
+def _reaches(rule: Rule, row: Syscall, beyond: list[Masks]) -> bool:
+    """Whether a rule denies calls that the row's `when` would leave to the kernel.
 
-
-def _reaches(rule: Rule, row: Syscall, outside_filter: list[Masks]) -> bool:
-    """Whether a denial is meant for such calls, and can be for one of them."""
+    One that tests strings is taken to be about what the row intercepts, unless it names a flag that tells them apart.
+    """
     if rule.decision.do is not Do.DENY:
         return False
-    flags = [(_field(row, name), c) for name, c in rule.args if isinstance(c, FlagSet)]
-    named = any(c.has & m.mask for f, c in flags for m in row.when if m.field == f.name)
+    flags = [(name, c) for name, c in rule.args if isinstance(c, FlagSet)]
+    named = any(c.has & m.mask for name, c in flags for m in row.when if m.field == name)
     if not named and any(_field(row, name).kind.pointer for name, _ in rule.args):
         return False
-    return any(
-        all(_and(tests, f.register, c.has | c.lacks, c.has) is not None for f, c in flags) for tests in outside_filter
-    )
+    wanted = _masks(rule, row)
+    return any(_all(tests, wanted) is not None for tests in beyond)
+
+
+def _all(tests: Masks, others: Masks) -> Masks | None:
+    """Both conjunctions in one; None when they exclude each other."""
+    both: Masks | None = tests
+    for index, (mask, value) in others.items():
+        both = both if both is None else _and(both, index, mask, value)
+    return both
 
 
 def outside(row: Syscall, registers: Sequence[int]) -> bool:
-    """Whether the row's `when` leaves this call to the kernel: if it arrives all the same, nothing is emulated."""
+    """Whether the row's `when` leaves this call to the kernel. It arrives only when a rule may deny it: policy is to be
+    asked, and where it does not deny the call is continued, never emulated.
+    """
     return bool(row.when) and not any(
-        registers[index] & mask == value for tests in _conditions(row) for index, (mask, value) in tests.items()
+        registers[_field(row, m.field).register] & m.mask == m.value for m in row.when
     )
 
 

@@ -179,7 +179,7 @@ def test_what_policy_denies_throughout_needs_no_listener(
     )
     found = run(runtime, directory, probe, merged(None, chosen, directory), [name, bind, new])
     assert found[name] == -errno.ENODEV
-    assert (found[bind], found[new]) == (NOTIFIED, NOTIFIED), "a denial of binds widens the filter to every mount"
+    assert (found[bind], found[new]) == (NOTIFIED, NOTIFIED), "a denial of binds widens the filter by them"
     alone = policy(tmp_path / "alone", "default: native\ncalls: {sethostname: [{do: {deny: ENODEV}}]}\n")
     profile = merged(None, alone, directory)
     assert "listenerPath" not in profile

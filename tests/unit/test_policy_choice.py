@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.policy_rows import ROWS, write
 
@@ -132,12 +132,14 @@ def test_image_patterns(pattern: str, image: str, matches: bool) -> None:
 PATTERNS = st.text("ab*?", max_size=6)
 
 
+@settings(deadline=None)
 @given(PATTERNS, PATTERNS, st.text("ab", max_size=6))
 def test_overlap_is_found_whenever_a_text_matches_both(a: str, b: str, text: str) -> None:
     if glob_test(a)(text) and glob_test(b)(text):
         assert globs_overlap(a, b)
 
 
+@settings(deadline=None)
 @given(st.text("ab*?", max_size=4), st.text("ab*?", max_size=4))
 def test_overlap_means_that_there_is_such_a_text(a: str, b: str) -> None:
     """Over two letters, and as long as both patterns together, there is a witness if there is any."""

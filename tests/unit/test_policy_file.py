@@ -86,7 +86,7 @@ def test_globs_over_bytes(tmp_path: Path, pattern: str, matching: list[bytes], o
 
 def test_a_pattern_with_many_stars_is_not_exponential(tmp_path: Path) -> None:
     p = policy(tmp_path, f"default: native\ncalls: {{mount: [{{when: {{target: '{'*a' * 30}b'}}, do: emulate}}]}}\n")
-    assert timeit.timeit(lambda: p.decide("mount", mount(target=b"a" * 4000), ROOT), number=1) < 1
+    assert timeit.timeit(lambda: p.decide("mount", mount(target=b"a" * 4000), ROOT), number=1) < 5
 
 
 def test_flags_numbers_and_booleans(tmp_path: Path) -> None:

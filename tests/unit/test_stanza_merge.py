@@ -206,6 +206,9 @@ def test_the_table_of_needed_calls_is_of_calls() -> None:
 NEWER = {"open_tree_attr", "listmount", "statmount", "lsm_get_self_attr", "lsm_list_modules", "lsm_set_self_attr"}
 """What Debian 12's libseccomp 2.5.4 does not know yet; runc and crun leave such names out."""
 
+COMBINATIONS = [sum(c) for n in range(len(MountFlags) + 1) for c in itertools.combinations(map(int, MountFlags), n)]
+"""Every set of mount flags."""
+
 BITS = st.integers(1, 15)
 CONDITIONS = st.lists(st.tuples(st.sampled_from(["flags", "fd"]), BITS, BITS), min_size=1, max_size=3)
 
@@ -225,6 +228,15 @@ def test_any_conditions_notify_in_an_allow_list_and_the_rest_is_allowed(conditio
         assert run(Arch.X86_64, number, fd, 0, 0, 0, 0, flags) == ((NOTIFY, 0) if wanted else (ALLOW, 0))
 
 
+@pytest.mark.parametrize("profile", [None, DOCKER["default"], {"defaultAction": "SCMP_ACT_ALLOW"}])
+def test_a_denial_widens_the_filter_by_what_it_could_deny(tmp_path: Path, profile: dict[str, Any] | None) -> None:
+    denial = "{when: {source: /secret, flags: {has: [MS_BIND], not: [MS_RDONLY]}}, do: deny}"
+    run = Filter(merge(profile, policy(tmp_path, f"default: emulate\ncalls: {{mount: [{denial}]}}\n")))
+    for flags in COMBINATIONS:
+        wanted = not flags & NOT_NEW or flags & 4097 == 4096
+        assert run(Arch.X86_64, 165, 1, 2, 3, flags) == ((NOTIFY, 0) if wanted else (ALLOW, 0)), hex(flags)
+
+
 def test_several_conditions_of_mount(emulate: Policy) -> None:
     """New mounts, and remounts that are not of a bind."""
     bind_remount = MountFlags.MS_BIND | MountFlags.MS_REMOUNT
@@ -232,6 +244,6 @@ def test_several_conditions_of_mount(emulate: Policy) -> None:
     rows = {**ROWS, "mount": row("mount", MountArgs, *when)}
     for profile in (None, DOCKER["default"], {"defaultAction": "SCMP_ACT_ALLOW"}):
         run = Filter(merge(profile, emulate, rows=rows))
-        for flags in range(0, 1 << 19, 32):
+        for flags in COMBINATIONS:
             wanted = not flags & NOT_NEW or flags & bind_remount == MountFlags.MS_REMOUNT
-            assert run(Arch.X86_64, 165, 1, 2, 3, flags | 1) == ((NOTIFY, 0) if wanted else (ALLOW, 0)), hex(flags)
+            assert run(Arch.X86_64, 165, 1, 2, 3, flags) == ((NOTIFY, 0) if wanted else (ALLOW, 0)), hex(flags)
