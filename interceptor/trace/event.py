@@ -33,6 +33,7 @@ USERINFO = re.compile(rb"(://[^/@:]*):[^/@]*@")
 def event(record: Record, rows: Mapping[str, Syscall], title: str | None = None) -> Event:
     """`record` as the documented object. `rows` is the registry, `title` the container's name."""
     row = rows.get(record.call)
+    args = None if record.args is None else _masked(record.args)
     return {
         "time": _utc(record.time_ns),
         "time_ns": record.time_ns,
@@ -42,8 +43,8 @@ def event(record: Record, rows: Mapping[str, Syscall], title: str | None = None)
         "comm": record.comm,
         "arch": record.arch.name.lower(),
         "call": record.call,
-        "arguments": _arguments(record, row.signature if row else None),
-        "args": _args(record),
+        "arguments": _arguments(record, args, row.signature if row else None),
+        "args": _plain(args),
         **_result(record.verdict),
         "how": str(record.how),
         "rule": record.rule,
@@ -55,7 +56,9 @@ def event(record: Record, rows: Mapping[str, Syscall], title: str | None = None)
 
 def mask(value: bytes) -> bytes:
     """`value` with its secrets replaced by asterisks."""
-    return USERINFO.sub(rb"\1:***@", SECRET.sub(rb"\1\2=***", value))
+    if b"=" in value:
+        value = SECRET.sub(rb"\1\2=***", value)
+    return USERINFO.sub(rb"\1:***@", value) if b"://" in value else value
 
 
 def errno_name(number: int) -> str:
@@ -84,13 +87,13 @@ def _utc(time_ns: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%FT%T}.{rest // 1000:06}Z"
 
 
-def _arguments(record: Record, signature: Signature | None) -> str:
+def _arguments(record: Record, args: Any, signature: Signature | None) -> str:
     """The argument list as strace prints it; hexadecimal registers for a call that no handler has declared."""
     if signature is None:
         return ", ".join(hex(r & record.arch.register_mask) for r in record.registers)
-    if record.args is None:
+    if args is None:
         return signature.render_registers(record.registers, record.arch)
-    return signature.render(_masked(record.args))
+    return signature.render(args)
 
 
 def _masked(args: Any) -> Any:
@@ -101,15 +104,12 @@ def _masked(args: Any) -> Any:
     return dataclasses.replace(args, **changed) if changed else args
 
 
-def _args(record: Record) -> dict[str, Any] | None:
+def _plain(args: Any) -> dict[str, Any] | None:
     """The decoded args by name: numbers, strings and null."""
-    if record.args is None:
+    if args is None:
         return None
-    return {f.name: _plain(getattr(record.args, f.name)) for f in dataclasses.fields(record.args)}
-
-
-def _plain(value: Any) -> Any:
-    return mask(value).decode(errors="backslashreplace") if isinstance(value, bytes) else value
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(args)}
+    return {n: v.decode(errors="backslashreplace") if isinstance(v, bytes) else v for n, v in values.items()}
 
 
 def _result(verdict: Verdict | None) -> Event:

@@ -79,11 +79,14 @@ class Printer:
         process = f"{printable(event['comm']) or '?'}[{event['tid']}]"
         call = f"{printable(event['call'])}({event['arguments']})"
         how = How(event["how"])
+        who = f"{printable(event['name']).ljust(self.names)} {process.ljust(PROCESS_WIDTH)}"
+        said = f"{call.ljust(CALL_WIDTH)} = "
+        if _HOW_STYLE[how] == "dim":  # the kernel's own business: what interceptor did stands out from it
+            who, said = self._paint("dim", who), self._paint("dim", said)
         parts = [
             self._paint("dim", clock),
-            printable(event["name"]).ljust(self.names),
-            process.ljust(PROCESS_WIDTH),
-            f"{call.ljust(CALL_WIDTH)} = {self._result(event)}",
+            who,
+            said + self._result(event),
             self._paint(_HOW_STYLE[how], f"<{how}>"),
             self._paint("dim", f"{_short(event['rule'])} {_micros(event['micros'])}".lstrip()),
         ]
