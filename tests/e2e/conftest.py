@@ -6,9 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
-from support.engine import Engine, shared_data_root
+from support.engine import Engine, reap_dead_engines, remains, shared_data_root, why_no_engine
 from support.images import image
-from support.leaks import Scope, expect_none, snapshot
 from support.runtime import over, why_not
 
 if TYPE_CHECKING:
@@ -22,11 +21,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_is_left_on_the_host() -> Iterator[None]:
-    """Whatever the tests do, the machine's own mounts, devices and directories are afterwards what they were."""
-    before = snapshot(Scope())
+def _nothing_is_left_of_engines() -> Iterator[None]:
+    """Before the first test remains of an earlier, killed run are removed; after the last one there are none."""
+    if why_no_engine() is None:
+        reap_dead_engines()
     yield
-    expect_none(before, Scope())
+    assert remains() == []
 
 
 @pytest.fixture(scope="session")

@@ -70,14 +70,14 @@ def test_what_is_left_is_named(engine: Engine) -> None:
 
 
 def test_nothing_is_left_of_an_engine() -> None:
-    before = snapshot(Scope())
+    before = snapshot(Scope(directories=()))
     engine = Engine()
-    scope = Scope(marks=(engine.name, str(engine.directory)), cgroups=(engine.name,))
+    scope = Scope(directories=(), marks=(engine.name, str(engine.directory)), cgroups=(engine.name,))
     engine.import_image(image("busybox"), BUSYBOX)
     engine.docker("run", "--detach", BUSYBOX, "/bin/sleep", "1000")
     assert engine.owned_processes()
     assert engine.close() == []
-    expect_none(before, scope, within=0)
+    expect_none(before, scope)
     assert not engine.directory.exists()
 
 

@@ -39,6 +39,12 @@ def controllers(pid: int | str = "self") -> frozenset[str]:
     return frozenset(options)
 
 
+def names() -> set[str]:
+    """The cgroups there are that tests made."""
+    found = (entry.name for hierarchy in hierarchies() for entry in hierarchy.iterdir() if entry.is_dir())
+    return {name for name in found if NAME.fullmatch(name)}
+
+
 def directories(name: str) -> Iterator[Path]:
     """The cgroup `name` and all below it in every hierarchy, deepest first; never a hierarchy itself."""
     if not NAME.fullmatch(name):

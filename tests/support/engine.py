@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from support import cgroups
-from support.mounts import filesystem_of
+from support.mounts import filesystem_of, mounts
 from support.process import Process, descendants, process, processes
 from support.waiting import DeadlineError, wait_for
 
@@ -385,3 +385,19 @@ def reap_dead_engines() -> list[str]:
         remove_directory(directory)
         reaped.append(state.name)
     return reaped
+
+
+def remains() -> list[str]:
+    """What is there of engines, apart from those of other processes that run now: after the tests, nothing."""
+    states = {directory: State.read(directory) for directory in scratch_base().glob(f"{PREFIX}*")}
+    me = process(os.getpid())
+    others = {
+        directory: state.name
+        for directory, state in states.items()
+        if state and me and state.owner != me.identity and not state.abandoned
+    }
+    return [
+        *(f"directory {directory}" for directory in states if directory not in others),
+        *(f"cgroup {name}" for name in cgroups.names() - set(others.values())),
+        *(f"mount {mount}" for mount in mounts() if PREFIX in str(mount)),
+    ]
