@@ -40,7 +40,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         "-s", "--syscall", action="append", default=[], metavar="S",
         help="only system call S; several with commas, or by giving the option again",
     )  # fmt: skip
-    parser.add_argument("--denied", action="store_true", help="only calls that a rule refused")
+    parser.add_argument(
+        "--how", action="append", default=[], metavar="HOW",
+        help="only calls that were answered so (see above); several with commas, or by giving the option again",
+    )  # fmt: skip
+    parser.add_argument("--denied", action="append_const", const="denied", dest="how", help="short for --how denied")
     parser.add_argument("--json", action="store_true", help="one JSON object a line (keys: docs/control.md)")
 
 
@@ -49,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         "container": arguments.container,
         "last": arguments.last,
         "follow": arguments.follow,
-        "calls": [name for given in arguments.syscall for name in given.split(",") if name],
-        "denied": arguments.denied,
+        "calls": _names(arguments.syscall),
+        "how": _names(arguments.how),
     }
     show = _json_lines if arguments.json else _lines(Printer(colour=wants_colour(sys.stdout)))
     shown = 0
@@ -80,6 +84,10 @@ def _lines(printer: Printer) -> Callable[[Mapping[str, Any]], Iterable[str]]:
             yield printer.lost(message["lost"])
 
     return lines
+
+
+def _names(given: list[str]) -> list[str]:
+    return [name for names in given for name in names.split(",") if name]
 
 
 def _count(text: str) -> int:

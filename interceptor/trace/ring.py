@@ -41,14 +41,14 @@ class Selection:
 
     calls: frozenset[str] = frozenset()
     """Names of system calls; empty for all."""
-    denied: bool = False
-    """Only what was refused by a rule."""
+    hows: frozenset[str] = frozenset()
+    """Who answered (`How`); empty for all."""
 
     def __contains__(self, record: object) -> bool:
         return (
             isinstance(record, Record)
             and (not self.calls or record.call in self.calls)
-            and (not self.denied or record.how is How.DENIED)
+            and (not self.hows or record.how in self.hows)
         )
 
 

@@ -13,6 +13,7 @@ import trio
 
 from interceptor.errors import InterceptorError, WireError
 from interceptor.trace.event import Event, event
+from interceptor.trace.record import How
 from interceptor.trace.ring import Follower, Hub, Selection
 from interceptor.wire import CONTROL_MESSAGE_MAX
 
@@ -39,16 +40,23 @@ class Query(NamedTuple):
     def of(cls, body: Mapping[str, Any]) -> Query:
         """Reads a request's fields; WireError that names the one which is not as docs/control.md says."""
         container, last, follow = body.get("container"), body.get("last"), body.get("follow", False)
-        calls, denied = body.get("calls", []), body.get("denied", False)
         if not (container is None or isinstance(container, str)):
             raise WireError(f'trace: "container" is {container!r}; it must be a name, an id or null')
         if not (last is None or (isinstance(last, int) and last >= 0)):
             raise WireError(f'trace: "last" is {last!r}; it must be a number of records or null')
-        if not (isinstance(calls, list) and all(isinstance(c, str) for c in calls)):
-            raise WireError(f'trace: "calls" is {calls!r}; it must be a list of names of system calls')
-        if not (isinstance(follow, bool) and isinstance(denied, bool)):
-            raise WireError('trace: "follow" and "denied" must be true or false')
-        return cls(container, Selection(frozenset(calls), denied), last, follow)
+        if not isinstance(follow, bool):
+            raise WireError(f'trace: "follow" is {follow!r}; it must be true or false')
+        calls, hows = _names(body, "calls"), _names(body, "how")
+        if unknown := hows - set(How):
+            raise WireError(f'trace: "how" has {", ".join(sorted(unknown))}; there are {", ".join(How)}')
+        return cls(container, Selection(calls, hows), last, follow)
+
+
+def _names(body: Mapping[str, Any], key: str) -> frozenset[str]:
+    names = body.get(key, [])
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise WireError(f'trace: "{key}" is {names!r}; it must be a list of names')
+    return frozenset(names)
 
 
 async def serve(hub: Hub, rows: Mapping[str, Syscall], body: Mapping[str, Any], send: Send) -> None:

@@ -88,7 +88,7 @@ def test_trace_asks_for_what_was_said(supervisor: FakeSupervisor, capsys: pytest
     assert supervisor.asked == [
         (
             "trace",
-            {"container": "web", "last": 5, "follow": True, "calls": ["mount", "umount2", "bpf"], "denied": True},
+            {"container": "web", "last": 5, "follow": True, "calls": ["mount", "umount2", "bpf"], "how": ["denied"]},
         )
     ]
     assert capsys.readouterr() == ("", "interceptor: no such call was recorded\n")

@@ -54,7 +54,7 @@ def test_last_counts_what_was_selected() -> None:
         ring.publish(record(number, call="mount" if number % 2 else "umount2"))
     ring.publish(record(9, how=How.DENIED))
     assert [r.time_ns for r in hub.history(None, Selection(frozenset({"umount2"})), last=2)] == [2, 4]
-    assert [r.time_ns for r in hub.history(None, Selection(denied=True), last=5)] == [9]
+    assert [r.time_ns for r in hub.history(None, Selection(hows=frozenset({"denied"})), last=5)] == [9]
 
 
 @pytest.mark.parametrize("wanted", ["web", "abcdef0123456789", "abc"])

@@ -70,7 +70,7 @@ def test_history_is_sent_and_ended() -> None:
         assert sink.messages[-1] == {"ok": True, "end": True}
         assert sink.messages[0]["events"][0]["name"] == "web"
         sink = Sink()
-        await serve(hub, ROWS, {"denied": True, "calls": ["mount"]}, sink.send)
+        await serve(hub, ROWS, {"how": ["denied"], "calls": ["mount"]}, sink.send)
         assert sink.times == [2]
 
     trio.run(main)
@@ -132,7 +132,9 @@ def test_a_cancelled_follower_leaves_nothing_behind() -> None:
         ({"last": -1}, '"last" is -1'),
         ({"last": "x"}, "\"last\" is 'x'"),
         ({"calls": "mount"}, "\"calls\" is 'mount'"),
-        ({"follow": 1}, '"follow"'),
+        ({"follow": 1}, '"follow" is 1'),
+        ({"how": [5]}, '"how" is'),
+        ({"how": ["emulatd"]}, '"how" has emulatd; there are emulated, continued'),
     ],
 )
 def test_a_malformed_request_is_explained(body: Mapping[str, Any], complaint: str) -> None:
