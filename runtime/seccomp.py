@@ -14,13 +14,14 @@ Which wins:
 - Without a profile (``--privileged``, ``seccomp=unconfined``), or when policy says ``engine-profile: ignore``:
   everything is allowed but for our rules.
 
-Source: OCI runtime-spec config-linux.md, "Seccomp"; moby profiles/seccomp, containerd contrib/seccomp;
-runc libcontainer/seccomp, which skips rules whose action is the default action.
+Source: OCI runtime-spec config-linux.md, "Seccomp"; moby profiles/seccomp, containerd contrib/seccomp,
+containers/common pkg/seccomp; runc libcontainer/seccomp, which skips rules whose action is the default action.
 """
 
 from __future__ import annotations
 
 import platform
+from errno import ENOSYS, EPERM
 from typing import TYPE_CHECKING, Any
 
 from interceptor import stanza
@@ -41,7 +42,6 @@ NOTIFY = "SCMP_ACT_NOTIFY"
 ALLOWING = frozenset({ALLOW, "SCMP_ACT_LOG"})
 """Actions after which the call is executed."""
 WAIT_KILLABLE = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
-ENOSYS = 38
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
     # why → calls. The first group and those marked CAP_… are what moby's default profile allows only with that
@@ -153,7 +153,9 @@ def _merge_rules(profile: Profile, ours: list[stanza.OciRule], others: list[stan
     """`ours` are what we want of calls, `others` allow what we do not want of the same calls."""
     default = profile["defaultAction"]
     allow_list = default not in ALLOWING
-    engine = [r for r in _rules(profile) if not (allow_list and _without_sys_admin(r))]
+    engine = _rules(profile)
+    if allow_list:
+        engine = [r for r in engine if r not in _for_want_of_capabilities(engine)]
     reserved = {n for r in engine if r["action"] not in ALLOWING for n in r["names"]}
     kept = [r for r in ours if not reserved.intersection(r["names"])]
     taken = {n for r in kept for n in r["names"]}
@@ -165,16 +167,44 @@ def _merge_rules(profile: Profile, ours: list[stanza.OciRule], others: list[stan
     return [*_without(engine, taken | needed, default), {"names": sorted(needed), "action": ALLOW}, *kept, *free]
 
 
-def _without_sys_admin(rule: stanza.OciRule) -> bool:
-    """Docker's and containerd's clone3 → ENOSYS, there only where CAP_SYS_ADMIN is not in the engine's list: it
-    drives the C library to clone(2), whose flags a filter can see.
+def _is_denial(rule: stanza.OciRule, number: int) -> bool:
+    """An unconditional ERRNO with that errno."""
+    return rule["action"] == "SCMP_ACT_ERRNO" and rule.get("errnoRet", EPERM) == number and not rule.get("args")
+
+
+def _for_want_of_capabilities(rules: list[stanza.OciRule]) -> list[stanza.OciRule]:
+    """The denials in an engine's own default profile that are there only because the engine's list lacks a capability.
+
+    Docker, containerd: clone3 → ENOSYS, which drives the C library to clone(2), whose flags a filter can see.
+    Podman, CRI-O: one rule a capability. They are recognised by the one for CAP_SYS_ADMIN, and only as they stand in
+    that profile: a shorter list of names is somebody's own.
     """
-    return (
-        rule["names"] == ["clone3"]
-        and rule["action"] == "SCMP_ACT_ERRNO"
-        and rule.get("errnoRet") == ENOSYS
-        and not rule.get("args")
+    podman = any(_is_denial(r, EPERM) and set(r["names"]) >= SYS_ADMIN_MARK for r in rules)
+    return [
+        r
+        for r in rules
+        if (r["names"] == ["clone3"] and _is_denial(r, ENOSYS))
+        or (podman and _is_denial(r, EPERM) and (set(r["names"]) in GATES or set(r["names"]) >= SYS_ADMIN_MARK))
+    ]
+
+
+SYS_ADMIN_MARK = frozenset({"bpf", "fanotify_init", "perf_event_open", "quotactl", "setdomainname", "sethostname"})
+GATES = tuple(
+    frozenset(names.split())
+    for names in (
+        "open_by_handle_at",
+        "chroot",
+        "delete_module init_module finit_module query_module",
+        "delete_module init_module finit_module",
+        "get_mempolicy mbind set_mempolicy",
+        "acct",
+        "kcmp process_madvise process_vm_readv process_vm_writev ptrace",
+        "iopl ioperm",
+        "settimeofday stime clock_settime clock_settime64",
+        "vhangup",
     )
+)
+"""The names in each of those rules of Podman's (containers/common pkg/seccomp)."""
 
 
 def _without(engine: Iterable[stanza.OciRule], names: AbstractSet[str], default: str) -> list[stanza.OciRule]:

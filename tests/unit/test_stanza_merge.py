@@ -129,6 +129,43 @@ def test_a_call_denied_under_conditions_is_the_engines(default: str, emulate: Po
     assert run(Arch.X86_64, 165, 1, 2, 3, 0) == (ALLOW, 0)
 
 
+PODMAN: dict[str, Any] = {
+    # What Podman's default (containers/common) makes of a container without these capabilities, in short.
+    "defaultAction": "SCMP_ACT_ERRNO",
+    "defaultErrnoRet": errno.ENOSYS,
+    "syscalls": [
+        {"names": ["kexec_load", "swapon", "userfaultfd"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+        {"names": ["clone3", "keyctl", "mount", "ptrace", "read", "setns", "umount2"], "action": "SCMP_ACT_ALLOW"},
+        {"names": ["open_by_handle_at"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+        {"names": ["bpf", "fanotify_init", "lookup_dcookie", "perf_event_open", "quotactl", "setdomainname", "sethostname",
+                   "setns"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+        {"names": ["kcmp", "process_madvise", "process_vm_readv", "process_vm_writev", "ptrace"],
+         "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+    ],
+}  # fmt: skip
+
+
+def test_podmans_denials_for_want_of_a_capability_are_lifted_and_its_others_kept(emulate: Policy) -> None:
+    run = Filter(merge(PODMAN, emulate))
+    for arch in ARCHES:
+        assert run(arch, nr("sethostname", arch)) == run(arch, nr("mount", arch)) == (NOTIFY, 0)
+        for name in ("ptrace", "setns", "bpf", "open_by_handle_at", "unshare"):
+            assert run(arch, nr(name, arch)) == (ALLOW, 0), name
+        for name in ("kexec_load", "swapon", "userfaultfd"):
+            assert run(arch, nr(name, arch)) == DENIED, name
+        assert run(arch, nr("times", arch)) == (ERRNO, errno.ENOSYS)
+
+
+def test_what_somebody_added_to_podmans_profile_is_meant(emulate: Policy) -> None:
+    profile = copy.deepcopy(PODMAN)
+    profile["syscalls"].append({"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM})
+    assert Filter(merge(profile, emulate))(Arch.X86_64, nr("bpf", Arch.X86_64)) == DENIED
+    alone = {**PODMAN, "syscalls": [r for r in PODMAN["syscalls"] if "sethostname" not in r["names"]]}
+    alone["syscalls"] = [r for r in alone["syscalls"] if r["names"][0] != "clone3"]
+    denied = nr("open_by_handle_at", Arch.X86_64)
+    assert Filter(merge(alone, emulate))(Arch.X86_64, denied) == DENIED, "not that profile: meant"
+
+
 def test_an_allow_list_with_conditions_keeps_them(emulate: Policy) -> None:
     profile = copy.deepcopy(DOCKER["default"])
     vsock = {"index": 0, "value": 40, "op": "SCMP_CMP_NE"}
