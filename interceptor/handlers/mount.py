@@ -106,7 +106,10 @@ def _fresh(call: Call, args: MountArgs, owner: Namespace) -> Verdict:
     if not call.tracee.capable(Cap.SYS_ADMIN, owner):
         return Fail(errno.EPERM)
     fstype = _text(args.fstype)
-    like = call.tracee.covered(fstype) if call.tracee.in_nested_user_namespace else ()
+    nested = call.tracee.in_nested_user_namespace
+    like = call.tracee.covered(fstype) if nested else ()
+    if nested and not like:
+        return Continue(because="without a visible one nobody knows what it may reveal; the kernel checks that itself")
     call.agent.mount(
         fstype, call.tracee.anchor(args.target), source=args.source, flags=_flags(args), options=args.data, like=like
     )
