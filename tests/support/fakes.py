@@ -1,0 +1,146 @@
+"""Fakes at the ports: a tracee and an agent that only remember, and one call as a handler gets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from interceptor import registry
+from interceptor.container import Container, IdRange
+from interceptor.policy import BUILT_IN, Decision, Do, FilesystemDecision, Mount, Policy
+from interceptor.ports import Call, Cap, Namespace
+from interceptor.wire import Anchor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interceptor.verdict import Verdict
+
+IDS = IdRange(1 << 20, 1 << 16)
+MOUNT_NAMESPACE, USER_NAMESPACE = 4026532001, 4026532000
+DEFAULT = FilesystemDecision(Mount.NATIVE, "default.yaml:50")
+FILESYSTEMS = {
+    "*": DEFAULT,
+    "proc": FilesystemDecision(Mount.EMULATE, "default.yaml:51"),
+    "sysfs": FilesystemDecision(Mount.EMULATE, "default.yaml:52"),
+    "overlay": FilesystemDecision(Mount.EMULATE, "default.yaml:53"),
+    "debugfs": FilesystemDecision(Mount.STAND_IN, "default.yaml:54"),
+    "nfs": FilesystemDecision(Mount.DENY, "default.yaml:55", 13),
+}
+
+
+def container(**facts: Any) -> Container:
+    known = {"mount_namespace": MOUNT_NAMESPACE, "user_namespace": USER_NAMESPACE}
+    return Container("c1", IDS, "default", **{**known, **facts})
+
+
+def policy(**parts: Any) -> Policy:
+    return Policy("default", "default.yaml", **{"filesystems": FILESYSTEMS, **parts})
+
+
+@dataclass
+class FakeTracee:
+    """ports.Tracee: container root in its own namespaces, unless told otherwise."""
+
+    tid: int = 100
+    comm: str = "sh"
+    capabilities: dict[Namespace, bool] = field(default_factory=dict)
+    """Whether it is capable over the owner of that namespace; True where nothing is said."""
+    owned: dict[Namespace, bool] = field(default_factory=dict)
+    uid_inside: int = 0
+    in_nested_user_namespace: bool = False
+    covers: dict[str, Sequence[bytes]] = field(default_factory=dict)
+    mount_namespace: int = MOUNT_NAMESPACE
+    notification_id: int = 7
+    descriptors: dict[bytes, Anchor] = field(default_factory=dict)
+    closed: int = 0
+
+    def capable(self, cap: Cap, owner_of: Namespace) -> bool:
+        assert cap is Cap.SYS_ADMIN
+        return self.capabilities.get(owner_of, True)
+
+    def namespace_id(self, namespace: Namespace) -> int:
+        return {Namespace.MOUNT: self.mount_namespace, Namespace.USER: USER_NAMESPACE}[namespace]
+
+    def owns(self, namespace: Namespace) -> bool:
+        return self.owned.get(namespace, True)
+
+    def anchor(self, path: bytes) -> Anchor:
+        return self.descriptors.get(path, Anchor(path))
+
+    def covered(self, fstype: str) -> Sequence[bytes]:
+        return self.covers.get(fstype, ())
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@dataclass
+class FakeAgent:
+    """ports.Agent: `done` lists what was asked; `fails` is raised instead."""
+
+    done: list[tuple[Any, ...]] = field(default_factory=list)
+    fails: BaseException | None = None
+    mount_ids: dict[Anchor, int] = field(default_factory=dict)
+
+    def _do(self, *action: Any) -> None:
+        self.done.append(action)
+        if self.fails is not None:
+            raise self.fails
+
+    def mount(self, fstype: str, at: Anchor, *, source: Any, flags: int, options: Any, like: Any = ()) -> None:
+        self._do("mount", fstype, at, source, flags, options, tuple(like))
+
+    def stand_in(self, at: Anchor, *, name: str, flags: int) -> None:
+        self._do("stand_in", at, name, flags)
+
+    def overlay(self, at: Anchor, *, source: Any, flags: int, options: Any) -> None:
+        self._do("overlay", at, source, flags, options)
+
+    def mount_id(self, at: Anchor, *, follow: bool) -> int:
+        self._do("mount_id", at, follow)
+        return self.mount_ids[at]
+
+    def set_hostname(self, name: bytes) -> None:
+        self._do("set_hostname", name)
+
+    def set_domainname(self, name: bytes) -> None:
+        self._do("set_domainname", name)
+
+
+@dataclass
+class FakeReach:
+    """ports.Reach."""
+
+    tracee: FakeTracee = field(default_factory=FakeTracee)
+    agent: FakeAgent = field(default_factory=FakeAgent)
+
+
+@dataclass
+class Asked:
+    """One call of one handler, and everything that it left behind."""
+
+    call: Call
+    reach: FakeReach
+    verdict: Verdict | None = None
+
+    @property
+    def done(self) -> list[tuple[Any, ...]]:
+        return self.reach.agent.done
+
+
+def ask(
+    name: str,
+    args: Any,
+    *,
+    tracee: FakeTracee | None = None,
+    agent: FakeAgent | None = None,
+    of: Container | None = None,
+    by: Policy | None = None,
+) -> Asked:
+    """What handler `name` answers; an exception of its goes through."""
+    reach = FakeReach(tracee or FakeTracee(), agent or FakeAgent())
+    call = Call(of or container(), by or policy(), Decision(Do.EMULATE, BUILT_IN), reach)
+    asked = Asked(call, reach)
+    asked.verdict = registry.load()[name].handler(call, args)
+    return asked

@@ -1,0 +1,154 @@
+"""mount(2): which of the ways an ordinary, an old-fashioned and a nested tracee's call goes."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import pytest
+from support.fakes import FakeAgent, FakeTracee, ask
+
+from interceptor.handlers.mount import MountArgs, MountFlag
+from interceptor.policy import Mount
+from interceptor.ports import Namespace
+from interceptor.registry import load
+from interceptor.stanza import outside
+from interceptor.verdict import Continue, Fail, Return
+from interceptor.wire import Anchor
+
+PROC = MountArgs(b"proc", b"/proc", b"proc", MountFlag.MS_NOSUID | MountFlag.MS_NODEV, b"hidepid=2")
+OVERLAY = MountArgs(b"o", b"/merged", b"overlay", 0, b"lowerdir=/l,upperdir=/u,workdir=/w")
+
+
+def of_type(fstype: bytes | None) -> MountArgs:
+    return replace(PROC, fstype=fstype)
+
+
+@pytest.mark.parametrize("fstype", [None, b""])
+def test_no_type_is_the_kernels_to_refuse(fstype: bytes | None) -> None:
+    asked = ask("mount", of_type(fstype))
+    assert isinstance(asked.verdict, Continue)
+    assert asked.done == []
+
+
+@pytest.mark.parametrize("fstype", [b"tmpfs", b"cgroup2", b"fuse.sshfs", b"nonsense", b"pro", b"proc\xff"])
+def test_other_types_are_the_kernels(fstype: bytes) -> None:
+    asked = ask("mount", of_type(fstype))
+    assert isinstance(asked.verdict, Continue)
+    assert asked.done == []
+    assert asked.call.rule == "default.yaml:50"
+
+
+def test_a_type_that_policy_denies_names_itself() -> None:
+    asked = ask("mount", of_type(b"nfs"))
+    assert asked.verdict == Fail(errno.EACCES)
+    assert asked.call.denied
+    assert (asked.call.rule, asked.call.why) == ("default.yaml:55", "filesystem type 'nfs'")
+    assert asked.done == []
+
+
+def test_a_stand_in() -> None:
+    asked = ask("mount", replace(PROC, fstype=b"debugfs", flags=MountFlag.MS_NOEXEC))
+    assert asked.verdict == Return(0)
+    assert asked.done == [("stand_in", Anchor(b"/proc"), "debugfs", MountFlag.MS_NOEXEC)]
+
+
+@pytest.mark.parametrize(("fstype", "owner"), [(b"proc", Namespace.PID), (b"sysfs", Namespace.NET)])
+def test_proc_and_sysfs_go_to_the_agent_with_everything_given(fstype: bytes, owner: Namespace) -> None:
+    asked = ask("mount", of_type(fstype))
+    assert asked.verdict == Return(0)
+    name = fstype.decode()
+    assert asked.done == [("mount", name, Anchor(b"/proc"), b"proc", PROC.flags, b"hidepid=2", ())]
+    refused = ask("mount", of_type(fstype), tracee=FakeTracee(capabilities={owner: False}))
+    assert refused.verdict == Fail(errno.EPERM), "what it shows belongs to somebody else"
+    assert refused.done == []
+
+
+def test_a_nested_tracee_gets_the_covers_of_what_it_sees() -> None:
+    covers = (b"/proc", b"kcore", b"sys")
+    asked = ask("mount", PROC, tracee=FakeTracee(in_nested_user_namespace=True, covers={"proc": covers}))
+    assert asked.done == [("mount", "proc", Anchor(b"/proc"), b"proc", PROC.flags, b"hidepid=2", covers)]
+
+
+@pytest.mark.parametrize("fstype", [b"proc", b"sysfs"])
+def test_a_nested_tracee_that_sees_none_is_left_to_the_kernel(fstype: bytes) -> None:
+    """Without one to compare with, nobody knows what a fresh one would reveal (mount_too_revealing())."""
+    asked = ask("mount", of_type(fstype), tracee=FakeTracee(in_nested_user_namespace=True))
+    assert isinstance(asked.verdict, Continue)
+    assert asked.done == []
+
+
+def test_overlay_is_lent_to_the_containers_own_user_namespace_only() -> None:
+    asked = ask("mount", OVERLAY)
+    assert asked.verdict == Return(0)
+    assert asked.done == [("overlay", Anchor(b"/merged"), b"o", 0, OVERLAY.data)]
+    nested = ask("mount", OVERLAY, tracee=FakeTracee(in_nested_user_namespace=True))
+    assert isinstance(nested.verdict, Continue)
+    assert nested.done == []
+
+
+@pytest.mark.parametrize(
+    ("data", "native"),
+    [
+        (b"userxattr,lowerdir=/l", True),
+        (b"lowerdir=/l,userxattr", True),
+        (b"lowerdir=/userxattr", False),
+        (b"lowerdir=/l,nouserxattr", False),
+        (b"lowerdir=/l:userxattr", False),
+        (None, False),
+    ],
+)
+def test_userxattr_asks_for_what_the_kernel_gives(data: bytes | None, native: bool) -> None:
+    asked = ask("mount", replace(OVERLAY, data=data))
+    assert isinstance(asked.verdict, Continue) is native
+    assert bool(asked.done) is not native
+
+
+def test_a_descriptor_of_the_tracee_is_where_it_goes() -> None:
+    taken = Anchor(b"below", 9)
+    asked = ask("mount", replace(PROC, target=b"/proc/self/fd/3/below"),
+                tracee=FakeTracee(descriptors={b"/proc/self/fd/3/below": taken}))  # fmt: skip
+    assert asked.done[0][2] == taken
+
+
+def test_what_the_agent_says_goes_through() -> None:
+    with pytest.raises(OSError, match="busy") as caught:
+        ask("mount", PROC, agent=FakeAgent(fails=OSError(errno.EBUSY, "busy")))
+    assert caught.value.errno == errno.EBUSY
+
+
+MAGIC = 0xC0ED0000
+NEW, OLD_STYLE = MountFlag.MS_NOSUID, MAGIC | MountFlag.MS_NOSUID
+
+
+@pytest.mark.parametrize(
+    ("flags", "looked_at"),
+    [
+        (0, True),
+        (NEW, True),
+        (OLD_STYLE, True),
+        (0xFFFFFFFF_00000000, True),  # unknown bits: ours to look at, the kernel drops them
+        (MountFlag.MS_BIND, False),
+        (MountFlag.MS_BIND | MountFlag.MS_REC, False),
+        (MountFlag.MS_REMOUNT, False),
+        (MountFlag.MS_MOVE, False),
+        (MountFlag.MS_PRIVATE | MountFlag.MS_REC, False),
+        (MountFlag.MS_SHARED, False),
+        (MAGIC | MountFlag.MS_BIND, False),
+        (MAGIC | MountFlag.MS_REMOUNT, False),
+    ],
+)
+def test_only_new_mounts_leave_the_kernel(flags: int, looked_at: bool) -> None:
+    assert outside(load()["mount"], (0, 0, 0, flags, 0, 0)) is not looked_at
+
+
+def test_the_old_magic_number_is_no_flag() -> None:
+    asked = ask("mount", replace(PROC, flags=OLD_STYLE))
+    assert asked.done[0][4] == MountFlag.MS_NOSUID
+    assert ask("mount", replace(PROC, fstype=b"debugfs", flags=MAGIC)).done[0][3] == 0
+
+
+def test_policy_decides_by_type_and_subtype() -> None:
+    asked = ask("mount", of_type(b"nfs.special"))
+    assert asked.verdict == Fail(errno.EACCES)
+    assert asked.call.policy.filesystem(b"nfs").mount is Mount.DENY
