@@ -22,7 +22,7 @@ from interceptor.ports import Call
 from interceptor.stanza import outside, whole_call
 from interceptor.trace.record import How, Record
 from interceptor.tracee import Home, Pinned, pin
-from interceptor.verdict import Continue, Fail, Verdict
+from interceptor.verdict import AddFd, Continue, Fail, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,6 +64,8 @@ class Outcome:
     comm: str = ""
     acted: bool = False
     """Something was done that must not be done twice."""
+    entered: bool = False
+    """Its repeats wait until `Dispatcher.settle` says what became of the answer."""
     time_ns: int = 0
     """CLOCK_REALTIME when it was answered, and how long that took, ns."""
     elapsed_ns: int = 0
@@ -92,31 +94,40 @@ class Repeats:
         return (notification.tid, notification.arch, notification.nr, notification.ip, *notification.args)
 
     def enter(self, key: Key, args: Any, host: Host, timeout: float) -> Outcome | None:
-        """The result of the same call's earlier self, waiting for it while it is being worked on; None: do it."""
+        """The result of the same call's earlier self, which nobody has received yet; None: do it.
+
+        Waits while that self is being worked on or answered: until then nobody knows whether its result is wanted.
+        """
         with self._changed:
             if key in self._running:
                 host.slow()
                 self._changed.wait_for(lambda: key not in self._running, timeout)
-            earlier = self._results.pop(key, None)
-            if earlier is not None and earlier.args == args:
-                return earlier
             self._running.add(key)
-        return None
+            earlier = self._results.get(key)
+        return earlier if earlier is not None and earlier.args == args else None
 
-    def leave(self, key: Key) -> None:
+    def answered(self, key: Key) -> None:
+        """The tracee has its answer: the next call of this form is a new one."""
         with self._changed:
-            self._running.discard(key)
-            self._changed.notify_all()
+            self._results.pop(key, None)
+            self._attempts.pop(key, None)
+            self._leave(key)
 
-    def unclaimed(self, outcome: Outcome) -> None:
+    def unclaimed(self, key: Key, outcome: Outcome) -> None:
         """The tracee was gone when the answer came: keep it."""
         with self._changed:
-            _remember(self._results, self.key(outcome.notification), outcome)
+            _remember(self._results, key, outcome)
+            self._leave(key)
 
     def interrupted(self, key: Key) -> None:
         """Nothing was done, because a signal came first."""
         with self._changed:
             _remember(self._attempts, key, self._attempts.get(key, 0) + 1)
+            self._leave(key)
+
+    def _leave(self, key: Key) -> None:
+        self._running.discard(key)
+        self._changed.notify_all()
 
     def carry_through(self, key: Key) -> bool:
         """Whether the call was interrupted so often that it is now done whether or not somebody waits."""
@@ -270,6 +281,16 @@ class Dispatcher:
             subject.close()
         return outcome
 
+    def settle(self, outcome: Outcome, *, delivered: bool) -> None:
+        """To be told once for each outcome that `entered`: whether the tracee was still there for its answer."""
+        key = Repeats.key(outcome.notification)
+        if delivered:
+            self.repeats.answered(key)
+        elif outcome.acted and not (outcome.verdict is None or isinstance(outcome.verdict, AddFd)):
+            self.repeats.unclaimed(key, outcome)
+        else:
+            self.repeats.interrupted(key)
+
     def _failed(self, outcome: Outcome, why: str) -> None:
         outcome.verdict, outcome.how, outcome.why = Fail(errno.EIO), How.FAILED, why
         log.error("call failed", call=outcome.call, container=self.container.id, why=why)
@@ -311,13 +332,9 @@ class Dispatcher:
             earlier = done.outcome
             outcome.verdict, outcome.how, outcome.acted = earlier.verdict, earlier.how, True
             outcome.why = "done before a signal interrupted it"
-        except NotificationGone:
-            self.repeats.interrupted(Repeats.key(outcome.notification))
-            raise
         finally:
             outcome.acted = outcome.acted or (reach.asked and outcome.how is not How.CONTINUED)
             outcome.rule, outcome.why = call.rule or outcome.rule, outcome.why or call.why
-            reach.close()
 
 
 def key_of(arch: int, number: int) -> int:
@@ -373,15 +390,12 @@ class Reached:
         dispatcher, outcome, tracee = self._dispatcher, self._outcome, self.tracee
         repeats, key = dispatcher.repeats, Repeats.key(outcome.notification)
         earlier = repeats.enter(key, outcome.args, self._host, dispatcher.policy.limits.agent_deadline_ms / 1000)
+        outcome.entered = True
         if earlier is not None:
             raise _DoneBefore(earlier)
         if repeats.carry_through(key):
             tracee.notification_id = 0  # nobody is asked any more whether the tracee still waits
         return PinnedAgent(dispatcher.pool, tracee, self._host.slow)
-
-    def close(self) -> None:
-        if self._agent is not None:
-            self._dispatcher.repeats.leave(Repeats.key(self._outcome.notification))
 
 
 def _how(call: Call, verdict: Verdict) -> How:

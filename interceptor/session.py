@@ -169,10 +169,12 @@ class Worker:
         last: Verdict | None = None
         answer = (0, 0, 0)
         failure = following(c, 0, 0, 0, 0, -1, out)
-        while not failure:
-            if pending is not None and out.sent:
-                self._undelivered(pending)
+        while True:
+            if pending is not None:
+                self._settle(pending, delivered=not out.sent)
                 pending = None
+            if failure:
+                break
             ask, note = quick.get(out.key, _NOT_QUICK)
             if ask is not None:
                 try:
@@ -184,22 +186,21 @@ class Worker:
                         last, answer = verdict, wire_form(verdict)
                     failure = following(c, out.id, *answer, note, out)
                     continue
-            pending = self._outcome(receiver)
+            outcome = self._outcome(receiver)
             if self._parked:
-                self._finish(pending)
+                self._finish(outcome)
                 return
-            failure = self._answer_and_receive(pending, receiver)
+            pending, failure = self._answer_and_receive(outcome, receiver)
         if ended(failure):
             self._session.over()
 
-    def _answer_and_receive(self, outcome: Outcome, receiver: Receiver) -> int:
-        """In one C call where the verdict allows it; the next call of `receive` learns what became of the answer."""
+    def _answer_and_receive(self, outcome: Outcome, receiver: Receiver) -> tuple[Outcome | None, int]:
+        """In one C call where the verdict allows it: then `receive` sees in `sent` what became of the outcome returned."""
         verdict = outcome.verdict
         if verdict is None or isinstance(verdict, AddFd):
-            if verdict is not None:
-                self._answer(outcome, verdict)
-            return receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
-        return receiver.next(receiver.c, outcome.notification.id, *wire_form(verdict), -1, receiver.out)
+            self._answer(outcome)
+            return None, receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
+        return outcome, receiver.next(receiver.c, outcome.notification.id, *wire_form(verdict), -1, receiver.out)
 
     def _quick_answers(self) -> dict[int, tuple[Callable[[], Verdict] | None, int]]:
         """For each pure route, by its key: what answers the notification in the receiver's buffer, and its note."""
@@ -228,24 +229,28 @@ class Worker:
     def _finish(self, outcome: Outcome) -> None:
         """Answers a parked call; somebody else receives."""
         try:
-            if outcome.verdict is not None:
-                self._answer(outcome, outcome.verdict)
+            self._answer(outcome)
         finally:
             self._session.unpark()
 
-    def _answer(self, outcome: Outcome, verdict: Verdict) -> None:
+    def _answer(self, outcome: Outcome) -> None:
+        """In a call of its own."""
+        delivered = False
         try:
-            self._session.notifier.answer(outcome.notification.id, verdict)
+            if outcome.verdict is not None:
+                self._session.notifier.answer(outcome.notification.id, outcome.verdict)
+                delivered = True
         except NotificationGone:
-            self._undelivered(outcome)
+            pass
         finally:
-            if isinstance(verdict, AddFd):
-                close(verdict.fd)
+            if isinstance(outcome.verdict, AddFd):
+                close(outcome.verdict.fd)
+            self._settle(outcome, delivered=delivered)
 
-    def _undelivered(self, outcome: Outcome) -> None:
-        """The tracee was interrupted after we acted: the result waits for the restarted call."""
-        if outcome.acted and not isinstance(outcome.verdict, AddFd):
-            self._session.dispatcher.repeats.unclaimed(outcome)
+    def _settle(self, outcome: Outcome, *, delivered: bool) -> None:
+        """A tracee that was interrupted after we acted asks again: then it must find the result."""
+        if outcome.entered:
+            self._session.dispatcher.settle(outcome, delivered=delivered)
 
 
 _NOT_QUICK: tuple[None, int] = (None, -1)
