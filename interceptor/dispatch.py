@@ -298,9 +298,6 @@ class Dispatcher:
     def _decide(self, route: Route, outcome: Outcome, subject: Subject, host: Host) -> None:
         """Decode, the kernel's own permission, policy; then the handler."""
         row, registers = route.row, outcome.notification.args
-        if row.when and outside(row, registers):
-            outcome.verdict, outcome.how = Continue(because="the filter is wider than the handler"), How.CONTINUED
-            return
         args = outcome.args = route.decode(registers, subject.read)
         needs = row.needs
         if needs and not subject.pinned.capable(needs.cap, needs.owner_of):
@@ -316,6 +313,8 @@ class Dispatcher:
                 outcome.verdict, outcome.how = Fail(decision.errno), How.DENIED
             case Do.NATIVE:
                 outcome.verdict, outcome.how = Continue(because="policy leaves it to the kernel"), How.NATIVE
+            case Do.EMULATE if row.when and outside(row, registers):
+                outcome.verdict, outcome.how = Continue(because="the filter is wider than the handler"), How.CONTINUED
             case Do.EMULATE:
                 self._handle(row, outcome, subject, decision, host)
         if decision.log:
