@@ -80,10 +80,18 @@ class Session:
         return self.dispatcher.container.id
 
     def start(self) -> None:
-        """Starts a receiving thread: the first, or the successor of one that is parked."""
+        """Starts a receiving thread: the first, or the successor of one that is parked.
+
+        InterceptorError when there can be no more threads (RLIMIT_NPROC, pids.max).
+        """
         with self._lock:
             self._threads += 1
-        Thread(target=self._run, name=f"session {self.container_id[:12]}", daemon=True).start()
+        try:
+            Thread(target=self._run, name=f"session {self.container_id[:12]}", daemon=True).start()
+        except RuntimeError as error:
+            with self._lock:
+                self._threads -= 1
+            raise InterceptorError(f"container {self.container_id}: {error}") from error
 
     def drain(self) -> None:
         """Publishes what was answered since the last time, in order of time."""
@@ -137,7 +145,12 @@ class Session:
         """One more call waits; starts the successor. False when there is no room: then nobody receives meanwhile."""
         if not self._parking.enter():
             return False
-        self.start()
+        try:
+            self.start()
+        except InterceptorError as error:
+            self._parking.leave()
+            log.warning("a slow call holds its session up", why=str(error))
+            return False
         return True
 
     def unpark(self) -> None:

@@ -145,7 +145,11 @@ class Supervisor:
         session = Session(notifier, entry.dispatcher, entry.parking, entry.ring, partial(self._ended, entry))
         with self._lock:
             entry.sessions.add(session)
-        session.start()
+        try:
+            session.start()
+        except InterceptorError:
+            self._ended(entry, session)
+            raise
         log.info("session", container=state.container, pid=state.pid)
 
     def _ended(self, entry: Entry, session: Session) -> None:
