@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from interceptor.native.fd import Fd
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -78,11 +80,8 @@ class Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.sock.settimeout(timeout)
-            directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self.sock.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
-            finally:
-                os.close(directory)
+            with Fd(os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+                self.sock.connect(f"/proc/self/fd/{directory.fileno()}/{os.path.basename(path)}")
         except BaseException:
             self.sock.close()
             raise

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from interceptor.errors import ConfigError
 from interceptor.native import mounts
+from interceptor.native.fd import Fd
 from interceptor.native.namespaces import user_namespace
 from runtime.mountinfo import Mount, below
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from interceptor.container import IdRange
-    from interceptor.native.fd import Fd
 
 MARKER = 3_000_000_000
 MARKERS = 65536
@@ -135,4 +135,4 @@ def mount_point(like: str, at: str) -> None:
     if stat.S_ISDIR(os.stat(like).st_mode):
         os.makedirs(at, mode=0o755, exist_ok=True)
     else:
-        os.close(os.open(at, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        Fd(os.open(at, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)).close()

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from interceptor.errors import ConfigError
+from interceptor.native.fd import Fd
 from interceptor.run.bundle import User
 
 if TYPE_CHECKING:
@@ -48,26 +49,15 @@ def reader(rootfs: Path) -> Callable[[str], str]:
 
     def read(name: str) -> str:
         try:
-            etc = os.open(rootfs / "etc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            etc = Fd(os.open(rootfs / "etc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW))
         except OSError:
             return ""
-        with _closing(etc):
+        with etc:
             try:
-                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=etc)
+                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=etc.fileno())
             except OSError:
                 return ""
             with open(file, encoding="utf-8", errors="replace") as opened:  # noqa: PTH123 - an fd
                 return opened.read()
 
     return read
-
-
-class _closing:  # noqa: N801 - used as a function
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
