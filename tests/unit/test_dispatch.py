@@ -61,12 +61,14 @@ class World:
     slow_calls: int = 0
     notifier_fd = 33
 
-    def pin(self, _container: Any, notifier: int, _notification: Any, wants: Sequence[Want], _buffer: Any) -> Any:
+    def pin(
+        self, _container: Any, _home: Any, notifier: int, _notification: Any, wants: Sequence[Want], _buffer: Any
+    ) -> Any:
         assert notifier == 33
         self.pins += 1
         if self.gone:
             raise NotificationGone("pinning: it is gone")
-        return self.tracee, [self.memory.get(want.address) for want in wants]
+        return self.tracee, [self.memory.get(address) for address, _, _ in wants]
 
     def slow(self) -> None:
         self.slow_calls += 1
