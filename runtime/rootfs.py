@@ -15,8 +15,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from interceptor.errors import ConfigError
@@ -26,7 +27,7 @@ from runtime import overlay
 from runtime.mountinfo import Mount, topmost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from interceptor.container import IdRange
     from runtime.idmapped import Clones
@@ -70,11 +71,29 @@ def attach(found: tuple[Rootfs, Overlay | None], at: str, clones: Clones, ids: I
     if layers is None:
         clones.bind(rootfs.engine, at, "config.json: root.path", recursive=True)
         return
-    with _mount(layers, clones, ids, undo) as tree:
-        mounts.move_mount(tree.fileno(), at)
+    work = _make_work(layers, undo)
+    try:
+        if layers_by_descriptor():
+            with ExitStack() as held:
+                tree = held.enter_context(_by_descriptor(layers, work, clones, ids, held))
+                mounts.move_mount(tree.fileno(), at)
+        else:
+            _by_path(layers, work, clones, ids, at)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot mount the container's root filesystem from its {len(layers.lower)} layers, the first of which is "
+            f"{layers.lower[0]}: {error.strerror or error}"
+        ) from error
     with mounts.open_tree(at) as again:
         undo.callback(uncover, rootfs.engine)
         mounts.move_mount(again.fileno(), rootfs.engine)
+
+
+@cache
+def layers_by_descriptor() -> bool:
+    """Linux 6.13 and later: fs/overlayfs/params.c, fsparam_file_or_string()."""
+    with Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        return mounts.takes_descriptor("overlay", "lowerdir+", root.fileno())
 
 
 def uncover(engine: str) -> None:
@@ -92,21 +111,18 @@ def remove_work(upper: str | None) -> None:
         shutil.rmtree(os.path.join(os.path.dirname(upper), WORK), ignore_errors=True)
 
 
-@contextmanager
-def _mount(layers: Overlay, clones: Clones, ids: IdRange, undo: ExitStack) -> Iterator[Fd]:
-    work = None
-    if layers.upper is not None:
-        work = os.path.join(os.path.dirname(layers.upper), WORK)
-        shutil.rmtree(work, ignore_errors=True)
-        os.mkdir(work, 0o700)
-        undo.callback(remove_work, layers.upper)
-    with ExitStack() as held:
-        tree = _by_descriptor(layers, work, clones, ids, held)
-        yield held.enter_context(tree)
+def _make_work(layers: Overlay, undo: ExitStack) -> str | None:
+    if layers.upper is None:
+        return None
+    work = os.path.join(os.path.dirname(layers.upper), WORK)
+    shutil.rmtree(work, ignore_errors=True)
+    os.mkdir(work, 0o700)
+    undo.callback(remove_work, layers.upper)
+    return work
 
 
 def _by_descriptor(layers: Overlay, work: str | None, clones: Clones, ids: IdRange, held: ExitStack) -> Fd:
-    """Layers given as descriptors: Linux 6.13, fs/overlayfs/params.c, fsparam_file_or_string()."""
+    """A detached overlay of layers that nobody can see."""
     below = _Mapped(clones, held, [*layers.lower, *layers.data, *((layers.upper, work) if work else ())])
     options: list[tuple[str, int | str | None]] = [("index", "off")]
     options += [("lowerdir+", below.layer(path)) for path in layers.lower]
@@ -114,13 +130,43 @@ def _by_descriptor(layers: Overlay, work: str | None, clones: Clones, ids: IdRan
     if layers.upper and work:
         options += [("upperdir", below.layer(layers.upper)), ("workdir", below.layer(work))]
     options += layers.options
+    return mounts.overlay(options, uid=ids.first, gid=ids.first)
+
+
+def _by_path(layers: Overlay, work: str | None, clones: Clones, ids: IdRange, at: str) -> None:
+    """The same for older kernels: each layer is attached under a short name for as long as mount(2) takes.
+
+    mount(2) takes one page of options, and layers have long names; hence a directory of their own, which becomes the
+    cwd.
+    """
+    if layers.data:
+        raise ConfigError(f"{layers.data[0]} is a data-only layer, which needs Linux 6.13 or later here")
+    directory = f"{os.path.dirname(at)}/layers"
+    os.mkdir(directory, 0o700)
+    attached: list[str] = []
     try:
-        return mounts.overlay(options, uid=ids.first, gid=ids.first)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot mount the container's root filesystem from its {len(layers.lower)} layers, the first of which is "
-            f"{layers.lower[0]}: {error.strerror or error}"
-        ) from error
+        for number, path in enumerate(layers.lower):
+            attached.append(_attach_layer(clones, path, f"{directory}/{number}"))
+        options = ["index=off", "lowerdir=" + ":".join(map(str, range(len(layers.lower))))]
+        if layers.upper and work:
+            attached.append(_attach_layer(clones, os.path.dirname(work), f"{directory}/top"))
+            options += [f"upperdir=top/{os.path.basename(layers.upper)}", f"workdir=top/{WORK}"]
+        options += [key if value is None else f"{key}={value}" for key, value in layers.options]
+        os.chdir(directory)
+        mounts.overlay_at(at, ",".join(options), uid=ids.first, gid=ids.first)
+    finally:
+        os.chdir("/")
+        for point in attached:
+            mounts.unmount(point)
+            os.rmdir(point)
+        os.rmdir(directory)
+
+
+def _attach_layer(clones: Clones, path: str, at: str) -> str:
+    os.mkdir(at)
+    with clones.directory(path, "config.json: root.path: a layer") as tree:
+        mounts.move_mount(tree.fileno(), at)
+    return at
 
 
 class _Mapped:

@@ -204,10 +204,12 @@ struct overlay {
 	unsigned count, attributes;
 	char *log;
 	unsigned log_size;
+	const char *target, *options; /* mount(2) instead */
 	int result;
 };
 
-/* Of this thread alone: glibc's setfsuid() is thread-local already, but drops the effective file capabilities. */
+/* Of the calling thread alone, hence raw system calls: glibc changes every thread's ids. Leaving uid 0 drops the effective file capabilities (capabilities(7)); they are taken again.
+ */
 static int become(unsigned uid, unsigned gid)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -241,44 +243,75 @@ static int configure_overlay(const struct overlay *o, int context)
 	return ic_fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0);
 }
 
+static int create_overlay(const struct overlay *o)
+{
+	int context = ic_fsopen("overlay");
+	int result;
+
+	if (context < 0)
+		return context;
+	result = configure_overlay(o, context);
+	if (!result)
+		result = ic_fsmount(context, o->attributes);
+	if (result < 0)
+		ic_fs_log(context, o->log, o->log_size);
+	close(context);
+	return result;
+}
+
 static void *mount_overlay(void *argument)
 {
 	struct overlay *o = argument;
-	int context;
 
 	o->result = become(o->uid, o->gid);
-	if (o->result)
-		return NULL;
-	context = ic_fsopen("overlay");
-	if (context < 0) {
-		o->result = context;
-		return NULL;
-	}
-	o->result = configure_overlay(o, context);
 	if (!o->result)
-		o->result = ic_fsmount(context, o->attributes);
-	if (o->result < 0)
-		ic_fs_log(context, o->log, o->log_size);
-	close(context);
+		o->result = o->target ? answer(mount("overlay", o->target, "overlay", 0, o->options)) : create_overlay(o);
 	return NULL;
 }
 
-int ic_mount_overlay(unsigned uid, unsigned gid, const char *const *keys, const char *const *values, const int *fds,
-		     unsigned count, unsigned attributes, char *log, unsigned log_size)
+/* A thread inherits its creator's mount namespace, root and cwd, so paths mean what they mean to the caller. */
+static int on_a_thread(struct overlay *o)
 {
-	struct overlay o = {uid, gid, keys, values, fds, count, attributes, log, log_size, 0};
-	pthread_t thread;
 	int dumpable = prctl(PR_GET_DUMPABLE);
-	int error;
+	pthread_t thread;
+	int error = pthread_create(&thread, NULL, mount_overlay, o);
 
-	log[0] = '\0';
-	/* A thread inherits the mount namespace of its creator, so paths in `values` mean what they mean to the caller. */
-	error = pthread_create(&thread, NULL, mount_overlay, &o);
 	if (error)
 		return -error;
 	pthread_join(thread, NULL);
 	/* commit_creds() makes the whole process undumpable when a thread's fsuid changes. */
 	if (dumpable == 1)
 		prctl(PR_SET_DUMPABLE, 1);
-	return o.result;
+	return o->result;
+}
+
+int ic_mount_overlay(unsigned uid, unsigned gid, const char *const *keys, const char *const *values, const int *fds,
+		     unsigned count, unsigned attributes, char *log, unsigned log_size)
+{
+	struct overlay o = {
+		.uid = uid, .gid = gid, .keys = keys, .values = values, .fds = fds, .count = count,
+		.attributes = attributes, .log = log, .log_size = log_size,
+	};
+
+	log[0] = '\0';
+	return on_a_thread(&o);
+}
+
+int ic_mount_overlay_at(unsigned uid, unsigned gid, const char *target, const char *options)
+{
+	struct overlay o = {.uid = uid, .gid = gid, .target = target, .options = options};
+
+	return on_a_thread(&o);
+}
+
+int ic_takes_descriptor(const char *fstype, const char *key, int fd)
+{
+	int context = ic_fsopen(fstype);
+	int result;
+
+	if (context < 0)
+		return context;
+	result = ic_fsconfig(context, FSCONFIG_SET_FD, key, NULL, fd);
+	close(context);
+	return result;
 }

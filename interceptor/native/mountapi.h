@@ -52,6 +52,14 @@ int ic_owning_user_namespace(int namespace_fd);
 int ic_mount_overlay(unsigned uid, unsigned gid, const char *const *keys, const char *const *values, const int *fds,
 		     unsigned count, unsigned attributes, char *log, unsigned log_size);
 
+/* mount(2) of an overlay at `target` by the same mounter, for kernels that take no layers by descriptor. Relative paths in
+ * `target` and `options` start at the calling thread's cwd.
+ */
+int ic_mount_overlay_at(unsigned uid, unsigned gid, const char *target, const char *options);
+
+/* Whether `fstype` takes a descriptor as the value of option `key`: 0, or the negative errno. */
+int ic_takes_descriptor(const char *fstype, const char *key, int fd);
+
 /* Exclusive flock(2) that waits. */
 int ic_lock(int fd);
 

@@ -106,6 +106,16 @@ def overlay(options: Iterable[tuple[str, int | str | None]], *, uid: int, gid: i
     return Fd(mounted)
 
 
+def overlay_at(target: Path, options: str, *, uid: int, gid: int) -> None:
+    """mount(2) of an overlay by the same mounter; relative paths start at this thread's cwd."""
+    _check(lib.ic_mount_overlay_at(uid, gid, _bytes(target), os.fsencode(options)), "mount overlay", target)
+
+
+def takes_descriptor(fstype: str, key: str, fd: int) -> bool:
+    """Whether fsconfig(FSCONFIG_SET_FD) accepts a descriptor as option `key` of `fstype`."""
+    return bool(lib.ic_takes_descriptor(fstype.encode(), key.encode(), fd) == 0)
+
+
 def open_in_root(root: int, path: Path, flags: int) -> Fd:
     """openat2(2) as a process chroot'ed to `root` would open `path`; magic links are refused."""
     resolve = lib.RESOLVE_IN_ROOT | lib.RESOLVE_NO_MAGICLINKS

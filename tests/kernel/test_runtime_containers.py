@@ -146,3 +146,15 @@ def test_exec_has_the_containers_capabilities(host: oci.Host, plain: Path) -> No
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     full = f"{(1 << last + 1) - 1:016x}"
     assert done.stdout.split() == ["CapEff:", full, "CapBnd:", full, "NoNewPrivs:", "0"], done.stderr
+
+
+def test_layers_by_path_for_kernels_that_take_no_descriptors(
+    host: oci.Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.rootfs.layers_by_descriptor", lambda: False)
+    merged = layered(host, tmp_path)
+    script = "stat -c %u /bin /etc/second; touch /etc/new; rm /etc/second; echo done"
+    said = host.output_of("a", oci.config(merged, "sh", "-ec", script, cgroup=host.cgroup + "/a"))
+    assert said.split() == ["0", "0", "done"]
+    assert (tmp_path / "layers/top/diff/etc/new").stat().st_uid == 0
+    assert sorted(path.name for path in (tmp_path / "layers/top").iterdir()) == ["diff", "merged", "work"]
