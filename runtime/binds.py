@@ -64,6 +64,8 @@ class RootFilesystem:
 
     path: str
     ids: IdRange
+    hidden: tuple[str, ...] = ()
+    """Directories that the runtime will mount something over."""
 
 
 def attach(
@@ -75,9 +77,10 @@ def attach(
 ) -> Attached:
     """Attaches a clone of every bind source at `directory`/N.
 
-    With `lock_in`, those with attributes that must hold are attached in the root filesystem itself: crun opens sources
-    before it makes the container's mount namespace, so what it binds was never copied, and never locked.
-    A mount that asks for an id map of its own is left to the runtime underneath.
+    With `lock_in`, those with attributes that must hold, or with submounts, are attached in the root filesystem
+    itself: crun opens sources before it makes the container's mount namespace, so what it binds was never copied,
+    and never locked; and it leaves submounts out. A mount that asks for an id map of its own is left to the runtime
+    underneath.
     """
     sources: dict[int, str] = {}
     inside: set[int] = set()
@@ -90,23 +93,23 @@ def attach(
             raise ConfigError(f"{what}: {source} does not exist; create it, or correct the mount")
         options = entry.get("options") or []
         keep_peers, wanted = bool(_KEEP_PEERS & set(options)), attributes(options)
-        if lock_in and wanted and not keep_peers and not _covered(entries, number):
+        recursive = "rbind" in options
+        must_hold = wanted or (recursive and clones.has_submounts(source))
+        if lock_in and must_hold and not keep_peers and not _covered(entries, number, lock_in.hidden):
             at = mountpoints.make(lock_in.path, entry["destination"], source, lock_in.ids)
             inside.add(number)
         else:
             at = sources[number] = f"{directory}/{number}"
             mount_point(source, at)
-        clones.bind(source, at, what, recursive="rbind" in options, attributes=wanted, keep_peers=keep_peers)
+        clones.bind(source, at, what, recursive=recursive, attributes=wanted, keep_peers=keep_peers)
     return Attached(sources, frozenset(inside))
 
 
-def _covered(entries: Sequence[Mapping[str, Any]], number: int) -> bool:
+def _covered(entries: Sequence[Mapping[str, Any]], number: int, hidden: Iterable[str]) -> bool:
     """Whether another mount of the configuration lies over, or above, this one's destination, or below it."""
     mine = os.path.normpath(entries[number]["destination"])
-    return any(
-        other != number and (_within(mine, path) or _within(path, mine))
-        for other, path in enumerate(os.path.normpath(entry["destination"]) for entry in entries)
-    )
+    others = [os.path.normpath(entry["destination"]) for other, entry in enumerate(entries) if other != number]
+    return any(_within(mine, path) or _within(path, mine) for path in (*others, *hidden))
 
 
 def _within(inner: str, outer: str) -> bool:

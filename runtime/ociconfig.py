@@ -5,6 +5,7 @@ What a system container gets is said here and nowhere else. Source: OCI runtime-
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ _SYSTEMD_MOUNTS = (
     ("/run/lock", ["nosuid", "nodev", "mode=1777"]),
     ("/tmp", ["nosuid", "nodev", "mode=1777"]),  # noqa: S108 - as systemd's own tmp.mount would
 )
+SYSTEMD_DIRECTORIES = tuple(destination for destination, _ in _SYSTEMD_MOUNTS)
 _PING_GROUPS = "net.ipv4.ping_group_range"
 
 
@@ -173,14 +175,21 @@ def _resources(resources: Mapping[str, Any]) -> Config:
 def _mounts(entries: Sequence[Mapping[str, Any]], facts: Facts) -> list[Config]:
     kept = ((number, entry) for number, entry in enumerate(entries) if number not in facts.inside)
     found = [_mount(entry, facts.sources.get(number)) for number, entry in kept]
-    taken = {entry.get("destination") for entry in entries}
     if facts.systemd:
-        found += [
-            {"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": list(options)}
-            for destination, options in _SYSTEMD_MOUNTS
-            if destination not in taken
-        ]
+        taken = {os.path.normpath(entry["destination"]) for entry in entries}
+        for destination, options in _SYSTEMD_MOUNTS:
+            if destination not in taken:
+                mount = {"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": list(options)}
+                found.insert(_before_what_lies_below(found, destination), mount)
     return found + [dict(entry) for entry in (*facts.devices.values(), *facts.mounts)]
+
+
+def _before_what_lies_below(mounts: Sequence[Mapping[str, Any]], destination: str) -> int:
+    """Where a mount must stand so that it hides none of the others."""
+    for number, mount in enumerate(mounts):
+        if os.path.normpath(mount["destination"]).startswith(destination + "/"):
+            return number
+    return len(mounts)
 
 
 def _mount(entry: Mapping[str, Any], source: str | None) -> Config:

@@ -144,12 +144,17 @@ class _Preparation:
         clones = Clones(table, self.user_namespace)
         found = rootfs.describe(os.path.join(self.record.bundle, self.config["root"].get("path") or ""), table)
         self.record.rootfs = found[0]
+        arguments = self.config["process"].get("args") or []
+        systemd = ociconfig.is_systemd(arguments, _resolved(self.record.rootfs.engine, arguments))
         data = self._fill_data_directories(entries)
         rootfs.attach(found, f"{base}/rootfs", clones, self.record.ids, self.undo)
-        bound = binds.attach(entries, f"{base}/mounts", clones, self.record.bundle, self._lock_in(base))
+        bound = binds.attach(
+            entries, f"{base}/mounts", clones, self.record.bundle, self._lock_in(base, systemd=systemd)
+        )
         native = sharing.attach(entries, self.shared, f"{base}/mounts")
         facts = replace(
             self._facts(base),
+            systemd=systemd,
             sources={**bound.sources, **native},
             inside=bound.inside,
             devices=devices.renamed(self.config["linux"].get("devices") or []),
@@ -163,8 +168,11 @@ class _Preparation:
         self.undo.callback(place.unmount, base)
         return place.make(self.host.places, self.record.id)
 
-    def _lock_in(self, base: str) -> binds.RootFilesystem | None:
-        return binds.RootFilesystem(f"{base}/rootfs", self.record.ids) if self.runtime.unlocked_binds else None
+    def _lock_in(self, base: str, *, systemd: bool) -> binds.RootFilesystem | None:
+        if not self.runtime.unlocked_binds:
+            return None
+        hidden = ociconfig.SYSTEMD_DIRECTORIES if systemd else ()
+        return binds.RootFilesystem(f"{base}/rootfs", self.record.ids, hidden)
 
     def _fill_data_directories(self, entries: Sequence[Mapping[str, Any]]) -> list[datadirs.DataDirectory]:
         """The data directories, filled from the engine's view of the image, which ours covers a moment later."""
@@ -180,7 +188,6 @@ class _Preparation:
         return found
 
     def _facts(self, base: str) -> ociconfig.Facts:
-        arguments = self.config["process"].get("args") or []
         profile = merge_profile(
             self.config["linux"].get("seccomp"), self.host.rows, self.policy,
             listener_path=self.host.core.listener_path, metadata=self.record.id,
@@ -190,7 +197,6 @@ class _Preparation:
             self.host.facts(self.record.ids, self.policy),
             rootfs=f"{base}/rootfs",
             seccomp=profile,
-            systemd=ociconfig.is_systemd(arguments, _resolved(self.record.rootfs.engine, arguments)),
             user_namespace=self.shared.user_namespace,
         )
 

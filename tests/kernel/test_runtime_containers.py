@@ -12,8 +12,11 @@ import pytest
 from support import oci
 from support.mounts import mounts
 
+from interceptor.native.namespaces import in_mount_namespace
+from runtime import dockercp
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -41,11 +44,12 @@ def plain(tmp_path: Path) -> Path:
     return oci.busybox_rootfs(tmp_path / "rootfs")
 
 
-def layered(host: oci.Host, tmp_path: Path) -> Path:
+def layered(host: oci.Host, tmp_path: Path, change: Callable[[Path], None] = lambda _: None) -> Path:
     """An overlay as dockerd mounts it: absolute layers, upper and work beside the mount point; answers the mount
     point.
     """
     lower = oci.busybox_rootfs(tmp_path / "layers/lower")
+    change(lower)
     top = tmp_path / "layers/top"
     for name in ("diff", "work", "merged"):
         (top / name).mkdir(parents=True)
@@ -158,3 +162,106 @@ def test_layers_by_path_for_kernels_that_take_no_descriptors(
     assert said.split() == ["0", "0", "done"]
     assert (tmp_path / "layers/top/diff/etc/new").stat().st_uid == 0
     assert sorted(path.name for path in (tmp_path / "layers/top").iterdir()) == ["diff", "merged", "work"]
+
+
+def test_submounts_of_a_volume_are_mapped_and_the_kernels_own_are_bound(
+    host: oci.Host, plain: Path, tmp_path: Path
+) -> None:
+    volume = tmp_path / "volume"
+    for name in ("disk", "proc"):
+        (volume / name).mkdir(parents=True)
+    host.sh(f"mount -t tmpfs -o mode=755 x {volume}/disk; touch {volume}/disk/file; mount -t proc proc {volume}/proc")
+    values = oci.config(plain, "stat", "-c", "%u", "/v", "/v/disk", "/v/disk/file", cgroup=host.cgroup + "/a")
+    values["mounts"].append({"destination": "/v", "type": "bind", "source": str(volume), "options": ["rbind"]})
+    assert host.output_of("a", values).split() == ["0", "0", "0"]
+
+
+def test_data_directories_lie_in_the_engines_layer_and_outlive_a_restart(host: oci.Host, tmp_path: Path) -> None:
+    def change(lower: Path) -> None:
+        (lower / "bin/dockerd").write_text("")
+        (lower / "var/lib/docker").mkdir(parents=True)
+        (lower / "var/lib/docker/of-the-image").write_text("")
+
+    merged = layered(host, tmp_path, change)
+    script = (
+        "ls /var/lib/docker; stat -f -c %T /var/lib/docker; echo $1 > /var/lib/docker/$1; stat -c %u /var/lib/docker/*"
+    )
+    first = host.output_of("a", oci.config(merged, "sh", "-ec", script, "sh", "one", cgroup=host.cgroup + "/a"))
+    assert first.split()[0] == "of-the-image"
+    assert "overlay" not in first
+    store = tmp_path / "layers/top/interceptor-data/var_lib_docker"
+    assert sorted(path.name for path in store.iterdir()) == ["of-the-image", "one"]
+    assert (store / "one").stat().st_uid == 0
+    second = host.output_of("b", oci.config(merged, "sh", "-ec", script, "sh", "two", cgroup=host.cgroup + "/b"))
+    assert second.split()[:2] == ["of-the-image", "one"]
+
+
+def test_data_directories_of_a_plain_root_filesystem_go_with_the_container(host: oci.Host, plain: Path) -> None:
+    (plain / "bin/containerd").write_text("")
+    values = oci.config(plain, "touch", "/var/lib/containerd/x", cgroup=host.cgroup + "/a")
+    bundle = host.bundle("a", values)
+    host.create("a", bundle)
+    assert (host.directory / "state/data/a/var_lib_containerd").is_dir()
+    host.delete("a")
+    assert not (host.directory / "state/data/a").exists()
+
+
+def test_cgroups_are_delegated_and_limits_are_not(host: oci.Host, plain: Path) -> None:
+    script = """
+        mkdir /sys/fs/cgroup/pids/inner && echo $$ > /sys/fs/cgroup/pids/inner/cgroup.procs && grep pids /proc/self/cgroup
+        echo 5 > /sys/fs/cgroup/pids/inner/pids.max && echo its own
+        for hierarchy in /sys/fs/cgroup/*/; do mkdir $hierarchy/x || echo $hierarchy; rmdir $hierarchy/x; done
+        echo 5 > /sys/fs/cgroup/pids/pids.max || echo limited by the host
+    """
+    if not Path("/sys/fs/cgroup/pids").is_dir():
+        pytest.skip("the host has no cgroup v1 pids hierarchy")
+    said = host.output_of("a", oci.config(plain, "sh", "-c", script, cgroup=host.cgroup + "/a"))
+    *own, refused, last = said.splitlines()
+    assert own[0].endswith(":/inner"), said
+    assert own[1:] == ["its own"], said
+    assert "Permission denied" in refused
+    assert last == "limited by the host"
+
+
+def test_file_capabilities_of_an_image_work_inside(host: oci.Host, tmp_path: Path) -> None:
+    """A v2 security.capability of disk root is one of the container's root: fs/xattr.c, cap_inode_getsecurity()."""
+
+    def change(lower: Path) -> None:
+        program = lower / "bin/busybox-capable"
+        shutil.copy2(lower / "bin/busybox", program)
+        # struct vfs_cap_data: VFS_CAP_REVISION_2 | effective, CAP_NET_RAW permitted
+        os.setxattr(program, "security.capability", bytes.fromhex("01000002" + "00200000" + "00" * 12))
+
+    merged = layered(host, tmp_path, change)
+    values = oci.config(
+        merged, "/bin/busybox-capable", "grep", "CapEff", "/proc/self/status", cgroup=host.cgroup + "/a"
+    )
+    values["process"]["user"] = {"uid": 1000, "gid": 1000}
+    assert host.output_of("a", values).split() == ["CapEff:", "0000000000002000"]
+
+
+def test_copied_files_are_given_to_the_container(host: oci.Host, tmp_path: Path) -> None:
+    merged = layered(host, tmp_path)
+    bundle = host.bundle("a", oci.config(merged, "sleep", "100", cgroup=host.cgroup + "/a"))
+    host.create("a", bundle)
+    host.start("a")
+    script = f"cd {merged}; mkdir -p new/dir; echo x > new/dir/root; echo x > new/user; chown 1000:7 new/user"
+    host.sh(script + "; ln -s /etc/passwd new/link; cp bin/busybox new/suid; chmod 4755 new/suid")
+    upper = str(tmp_path / "layers/top/diff")
+    view = f"{host.places.container('a')}/rootfs"
+    ids = host.core.containers["a"].ids
+
+    def adopt() -> int:
+        with in_mount_namespace(host.namespace):
+            return dockercp.adopt(upper, view, ids)
+
+    assert host.call(adopt) == 6
+    assert host.call(adopt) == 0
+    said = host.execute(
+        "a", "stat", "-c", "%u:%g %a %n", "/new", "/new/dir/root", "/new/user", "/new/link", "/new/suid"
+    )
+    host.delete("a")
+    owners = [line.split()[0] for line in said.stdout.splitlines()]
+    assert owners == ["0:0", "0:0", "1000:7", "0:0", "0:0"]
+    assert "4755 /new/suid" in said.stdout
+    assert (tmp_path / "layers/top/diff/new/user").stat().st_uid == 1000

@@ -144,6 +144,15 @@ def test_systemd_gets_its_mounts_once_and_knows_that_it_is_in_a_container() -> N
     assert "container=docker" not in ociconfig.rewrite(config, facts(systemd=True))["process"]["env"]
 
 
+def test_systemds_mounts_hide_no_volume() -> None:
+    config = docker()
+    config["mounts"].append({"destination": "/run/docker.sock", "type": "bind", "source": "/s", "options": ["rbind"]})
+    mounts = ociconfig.rewrite(config, facts(systemd=True))["mounts"]
+    destinations = [mount["destination"] for mount in mounts]
+    assert destinations.index("/run") < destinations.index("/run/docker.sock")
+    assert destinations.index("/run") < destinations.index("/run/lock")
+
+
 @pytest.mark.parametrize(
     ("arguments", "resolved", "expected"),
     [

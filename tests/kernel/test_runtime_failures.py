@@ -1,0 +1,269 @@
+"""What fails, and what an earlier supervisor left: an error that says why, and nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support import oci
+from support.waiting import wait_for
+
+from interceptor.errors import ConfigError, InterceptorError
+from interceptor.ports import Request
+from runtime.config import HostConfig, Ids
+from runtime.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+if os.geteuid() != 0:
+    pytest.skip("needs root", allow_module_level=True)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[oci.Host]:
+    runtime = shutil.which("runc")
+    if runtime is None:
+        pytest.skip("runc is not installed")
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o711)
+    with oci.Host(tmp_path, runtime, host_config=HostConfig(ids=Ids(count=2))) as found:
+        yield found
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return oci.busybox_rootfs(tmp_path / "rootfs")
+
+
+def is_clean(host: oci.Host) -> bool:
+    """Nothing attached, nothing registered, no range taken, no directory of a container."""
+    assert str(host.directory) + "/run" not in host.sh("cat /proc/self/mountinfo")
+    assert not host.core.containers
+    ids = host.directory / "state/ids.json"
+    assert not ids.exists() or json.loads(ids.read_text())["ranges"] == {}
+    assert [path.name for path in host.directory.glob("run/containers/*")] == []
+    return True
+
+
+def sleeping(host: oci.Host, rootfs: Path, name: str) -> dict[str, object]:
+    return oci.config(rootfs, "sleep", "100", cgroup=f"{host.cgroup}/{name}")
+
+
+def bind(source: Path | str, *options: str) -> dict[str, object]:
+    return {"destination": "/vol", "type": "bind", "source": str(source), "options": list(options) or ["rbind"]}
+
+
+def refused(host: oci.Host, values: dict[str, object], said: str, error: type[Exception] = ConfigError) -> None:
+    """The creation fails with `said`, leaves the bundle as it was, and nothing behind."""
+    bundle = host.bundle("refused", values)
+    with pytest.raises(error, match=said):
+        host.prepare("a", bundle)
+    assert json.loads((bundle / "config.json").read_text()) == values
+    assert [path.name for path in bundle.iterdir()] == ["config.json"]
+    assert is_clean(host)
+
+
+def test_a_volume_that_does_not_exist(host: oci.Host, plain: Path) -> None:
+    values = sleeping(host, plain, "a")
+    values["mounts"].append(bind("/no/such/volume"))  # type: ignore[attr-defined]
+    refused(host, values, r"mounts\[6\], the source of /vol: /no/such/volume does not exist")
+
+
+def test_a_volume_on_a_filesystem_that_cannot_be_id_mapped(host: oci.Host, plain: Path, tmp_path: Path) -> None:
+    for name in ("l", "u", "w", "m"):
+        (tmp_path / "o" / name).mkdir(parents=True)
+    at = tmp_path / "o"
+    host.run("mount", "-t", "overlay", "o", "-o", f"lowerdir={at}/l,upperdir={at}/u,workdir={at}/w", f"{at}/m")
+    values = sleeping(host, plain, "a")
+    values["mounts"].append(bind(at / "m"))  # type: ignore[attr-defined]
+    refused(host, values, "lies on a filesystem of type overlay, which this kernel cannot id-map")
+
+
+def test_a_submount_that_cannot_be_id_mapped(host: oci.Host, plain: Path, tmp_path: Path) -> None:
+    for name in ("l", "u", "w"):
+        (tmp_path / "o" / name).mkdir(parents=True)
+    at = tmp_path / "o"
+    volume = tmp_path / "volume"
+    (volume / "sub").mkdir(parents=True)
+    host.run("mount", "-t", "overlay", "o", "-o", f"lowerdir={at}/l,upperdir={at}/u,workdir={at}/w", f"{volume}/sub")
+    values = sleeping(host, plain, "a")
+    values["mounts"].append(bind(volume))  # type: ignore[attr-defined]
+    refused(host, values, "volume/sub lies on a filesystem of type overlay")
+
+
+def test_no_root_filesystem(host: oci.Host) -> None:
+    refused(host, sleeping(host, Path("/no/rootfs"), "a"), "root.path '/no/rootfs' is no directory")
+
+
+def test_a_bundle_without_a_configuration(host: oci.Host, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"bundle/config.json: No such file"):
+        host.prepare("a", tmp_path / "bundle")
+    assert is_clean(host)
+
+
+def test_an_unknown_runtime(host: oci.Host, plain: Path) -> None:
+    host.runtime = "no-such-runtime"
+    refused(host, sleeping(host, plain, "a"), "neither in PATH nor an executable file")
+
+
+def test_exhausted_ids_and_a_second_container_of_the_same_name(host: oci.Host, plain: Path) -> None:
+    requests = [host.prepare(name, host.bundle(name, sleeping(host, plain, name)))[0] for name in ("x", "y")]
+    with pytest.raises(InterceptorError, match="no id range of 65536 is free: 2 are in use"):
+        host.prepare("z", host.bundle("z", sleeping(host, plain, "z")))
+    with pytest.raises(InterceptorError, match="container x exists already"):
+        host.prepare("x", host.bundle("x2", sleeping(host, plain, "x")))
+    assert sorted(host.core.containers) == ["x", "y"]
+    for request in requests:
+        host.call(request.on_disconnect.close)
+    assert is_clean(host)
+
+
+def test_an_entry_that_dies_before_it_says_created(host: oci.Host, plain: Path) -> None:
+    values = sleeping(host, plain, "a")
+    bundle = host.bundle("a", values)
+    request, _ = host.prepare("a", bundle)
+    assert host.core.containers["a"].ids.first == Ids().first
+    host.call(request.on_disconnect.close)
+    assert json.loads((bundle / "config.json").read_text()) == values
+    assert is_clean(host)
+
+
+def test_a_runtime_that_fails(host: oci.Host, plain: Path) -> None:
+    values = sleeping(host, plain, "a")
+    values["mounts"].append({"destination": "/x", "type": "nosuchfs", "source": "x"})  # type: ignore[attr-defined]
+    bundle = host.bundle("a", values)
+    with pytest.raises(AssertionError, match="no such device"):
+        host.create("a", bundle)
+    assert json.loads((bundle / "config.json").read_text()) == values
+    assert is_clean(host)
+
+
+def test_created_for_nobody_and_delete_for_nobody(host: oci.Host) -> None:
+    with pytest.raises(InterceptorError, match="is not being created"):
+        host.call(lambda: host.lifecycle.created(Request({"id": "a", "status": 0, "pid": 1}, [])))
+    assert host.call(lambda: host.lifecycle.deleted(Request({"id": "a"}, [host.namespace]))) == {}
+    with pytest.raises(InterceptorError, match="is not known"):
+        host.call(lambda: host.lifecycle.exec(Request({"id": "a", "argv": []}, [])))
+
+
+def test_an_unreadable_process_file(host: oci.Host, plain: Path, tmp_path: Path) -> None:
+    host.create("a", host.bundle("a", sleeping(host, plain, "a")))
+    file = tmp_path / "process.json"
+    file.write_text("{")
+    body = {"id": "a", "argv": [], "process": str(file)}
+    with pytest.raises(ConfigError, match=r"process.json: Expecting"):
+        host.call(lambda: host.lifecycle.exec(Request(body, [host.namespace])))
+
+
+# -- what an earlier supervisor left -----------------------------------------------------------------------------------
+
+
+def next_supervisor(host: oci.Host) -> None:
+    """Another process's view: nothing in memory, only what is on disk."""
+    host.core = oci.FakeCore(host.core.policy("default"))
+    host.lifecycle = host.call(lambda: Lifecycle(host.core, host.places, host.host_config))
+    host.call(host.lifecycle.recover)
+
+
+def test_a_living_container_is_known_to_the_next_supervisor(host: oci.Host, plain: Path) -> None:
+    pid = host.create("a", host.bundle("a", sleeping(host, plain, "a")))
+    before = host.core.containers["a"]
+    next_supervisor(host)
+    after = host.core.containers["a"]
+    assert after is not before
+    assert after == before
+    assert after.init_pid == pid
+    assert after.mount_namespace == Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+    host.start("a")
+    assert host.execute("a", "id", "-u").stdout == "0\n"
+    host.delete("a")
+    assert is_clean(host)
+
+
+def test_a_stopped_container_stays_until_it_is_deleted(host: oci.Host, plain: Path) -> None:
+    pid = host.create("a", host.bundle("a", sleeping(host, plain, "a")))
+    os.kill(pid, 9)
+    wait_for(lambda: host.state("a") == "stopped", "the container's end", within=10)
+    next_supervisor(host)
+    assert host.core.containers["a"].init_pid is None
+    host.delete("a")
+    assert is_clean(host)
+
+
+def test_a_container_that_only_we_remember_is_cleaned_up(host: oci.Host, plain: Path) -> None:
+    values = sleeping(host, plain, "a")
+    bundle = host.bundle("a", values)
+    host.create("a", bundle)
+    host.run(host.runtime, *host.oci, "delete", "--force", "a")
+    next_supervisor(host)
+    assert json.loads((bundle / "config.json").read_text()) == values
+    assert is_clean(host)
+
+
+def test_a_container_of_an_earlier_boot_is_cleaned_up(host: oci.Host, plain: Path) -> None:
+    host.create("a", host.bundle("a", sleeping(host, plain, "a")))
+    record = host.directory / "run/containers/a/record.json"
+    host.run(host.runtime, *host.oci, "delete", "--force", "a")
+    host.sh(f"umount -l {host.directory}/run/containers/a")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "boot": "earlier"}))
+    next_supervisor(host)
+    assert is_clean(host)
+
+
+def test_a_directory_without_a_record_is_swept(host: oci.Host) -> None:
+    (host.directory / "run/containers/half").mkdir(parents=True)
+    (host.directory / "run/containers/half/record.json").write_text("{")
+    next_supervisor(host)
+    assert is_clean(host)
+
+
+# -- namespaces that are shared ----------------------------------------------------------------------------------------
+
+
+def joining(values: dict[str, object], kind: str, path: str) -> dict[str, object]:
+    linux = values["linux"]
+    assert isinstance(linux, dict)
+    linux["namespaces"] = [
+        {"type": kind, "path": path} if entry["type"] == kind else entry for entry in linux["namespaces"]
+    ]
+    return values
+
+
+def test_containers_that_share_a_network_namespace_share_their_ids(host: oci.Host, plain: Path, tmp_path: Path) -> None:
+    pid = host.create("pause", host.bundle("pause", sleeping(host, plain, "pause")))
+    second = oci.busybox_rootfs(tmp_path / "second")
+    values = oci.config(second, "sh", "-c", "cat /proc/self/uid_map; ls /sys/class/net", cgroup=host.cgroup + "/b")
+    said = host.output_of("b", joining(values, "network", f"/proc/{pid}/ns/net"))
+    assert said.split() == ["0", str(Ids().first), "65536", "lo"]
+    assert json.loads((tmp_path / "state/ids.json").read_text())["ranges"] == {"pause": [Ids().first, 65536]}
+    host.delete("pause")
+    assert is_clean(host)
+
+
+def test_a_network_namespace_of_the_hosts_is_seen_in_sys(host: oci.Host, plain: Path) -> None:
+    holder = subprocess.Popen(["unshare", "-n", "sleep", "infinity"])
+    try:
+        own = Path("/proc/self/ns/net").stat().st_ino
+        path = f"/proc/{holder.pid}/ns/net"
+        wait_for(lambda: Path(path).stat().st_ino != own, "a network namespace", within=5)
+        values = oci.config(plain, "sh", "-c", "ls /sys/class/net", cgroup=host.cgroup + "/a")
+        values["linux"].pop("sysctl")
+        assert host.output_of("a", joining(values, "network", path)).split() == ["lo"]
+    finally:
+        holder.kill()
+        holder.wait()
+    assert is_clean(host)
+
+
+def test_the_hosts_own_network_and_processes_are_refused(host: oci.Host, plain: Path) -> None:
+    refused(host, joining(sleeping(host, plain, "a"), "network", "/proc/self/ns/net"), "--net=host")
+    shutil.rmtree(host.directory / "bundles")
+    refused(host, joining(sleeping(host, plain, "a"), "pid", "/proc/self/ns/pid"), "--pid=host")
