@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import cgroups
 from support.engine import EngineError
+from support.runtime import interceptor
 from support.system_container import SystemContainer
 from support.terminal import Terminal
 from support.variants import MAIN, VARIANTS, Variant
@@ -308,6 +309,29 @@ def test_pause_and_unpause(system: System) -> None:
     assert system.engine.output(*paused) == "false"
     wait_for(lambda: tick.read_text(encoding="ascii") > frozen, "a tick after the pause", within=5)
     system.sh("pkill -f [/]run/tick")
+
+
+# -- interceptor's own view ---------------------------------------------------------------------------------------------
+
+
+@on_the_main_variant
+def test_trace_shows_what_was_done_and_by_which_rule(inner: System) -> None:
+    inner.inner("run", "--rm", "busybox", "true")
+    lines = interceptor(inner.engine, "trace", inner.name, "--last", "2000", "--json").stdout.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert {event["name"] for event in events} == {inner.name}
+    assert not [event for event in events if not re.search(r"(\.yaml:\d+|^kernel:)", event["rule"])]
+    emulated = {event["args"]["fstype"] for event in events if event["call"] == "mount" and event["how"] == "emulated"}
+    assert {"debugfs", "tracefs", "overlay"} <= emulated
+    assert {"systemd", "dockerd"} <= {event["comm"] for event in events}
+
+
+@on_the_main_variant
+def test_ps_names_the_container(system: System) -> None:
+    (listed,) = json.loads(interceptor(system.engine, "ps", "--json").stdout)
+    assert (listed["name"], listed["image"], listed["pid"]) == (system.name, MAIN.image, system.pid)
+    first, length = listed["ids"]
+    assert Path(f"/proc/{system.pid}/uid_map").read_text(encoding="ascii").split() == ["0", str(first), str(length)]
 
 
 # -- who owns what is seen inside --------------------------------------------------------------------------------------
