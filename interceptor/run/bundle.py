@@ -49,7 +49,6 @@ class Wanted:
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "/"
-    user: User = User()
     hostname: str = ""
     terminal: bool = False
     memory: int | None = None
@@ -87,10 +86,9 @@ def _process(wanted: Wanted) -> dict[str, Any]:
     environment = {"PATH": PATH, "HOSTNAME": wanted.hostname or wanted.name, **wanted.environment}
     if wanted.terminal:
         environment.setdefault("TERM", "xterm")
-    user = wanted.user
     return {
         "terminal": wanted.terminal,
-        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": [*user.additional]},
+        "user": {"uid": 0, "gid": 0},
         "args": [*wanted.arguments],
         "env": [f"{key}={value}" for key, value in environment.items()],
         "cwd": wanted.cwd,

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from interceptor.run import bundle, etc, users
 from interceptor.run.place import NAME, Place, claim, exists, place, places, release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
     from types import ModuleType
 
 STOP_SECONDS = 10.0
@@ -72,13 +73,17 @@ def run(plan: Plan) -> int:
         _prepare(here, plan)
         running = _launch(here, plan, lock)
         try:
-            started = _connect(here, plan, running)
+            with _signals_end_it():
+                created = _connect(here, plan, running)
         except BaseException:
             _end(running)
             raise
         if plan.detach:
-            return _detached(running, started=started)
-        return _wait(running, plan)
+            return _detached(running, started=created and _start(running))
+        with _signals_go_on(running.process, systemd=bundle.is_systemd(plan.wanted.arguments)):
+            if created:
+                _start(running)
+            return running.process.wait()
     finally:
         if running is None or not plan.detach:
             _forget(here)
@@ -106,9 +111,12 @@ def _prepare(here: Place, plan: Plan) -> None:
     hostname = wanted.hostname or wanted.name
     etc.write(here.etc, hostname, online=plan.network != "none", read=_read_host)
     config = bundle.config(wanted, rootfs, here.etc)
-    user = users.resolve(plan.user, users.reader(rootfs))
-    config["process"]["user"] = {"uid": user.uid, "gid": user.gid, "additionalGids": [*user.additional]}
+    config["process"]["user"] = _user(users.resolve(plan.user, users.reader(rootfs)))
     (here.bundle / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _user(user: bundle.User) -> dict[str, Any]:
+    return {"uid": user.uid, "gid": user.gid, "additionalGids": [*user.additional]}
 
 
 def _read_host(path: str) -> str:
@@ -152,16 +160,25 @@ def _finisher(name: str) -> list[str]:
 
 
 def _connect(here: Place, plan: Plan, running: Running) -> bool:
-    """Waits for the created container, connects it, lets it start; False when interceptor-runc failed and said why."""
-    with _signals_end_it(), running.sync.makefile("rb") as lines:
-        running.sync.settimeout(START_SECONDS)
-        created = lines.readline()
-        if not created:
-            return False
-        if plan.network == "bridge":
-            _connect_bridge(here, plan, int(created))
+    """Waits for the created container and connects it; False when interceptor-runc failed and said why."""
+    running.sync.settimeout(START_SECONDS)
+    created = _line(running)
+    if created and plan.network == "bridge":
+        _connect_bridge(here, plan, int(created))
+    return bool(created)
+
+
+def _start(running: Running) -> bool:
+    """Lets the container start; False when it could not and interceptor-runc said why."""
+    with running.sync:
         running.sync.send(b"\n")
-        return bool(lines.readline())
+        return bool(_line(running))
+
+
+def _line(running: Running) -> bytes:
+    """What interceptor-runc says next; empty when it has nothing more to say."""
+    with running.sync.makefile("rb") as lines:
+        return lines.readline()
 
 
 def _network() -> ModuleType:
@@ -216,12 +233,12 @@ def _detached(running: Running, *, started: bool) -> int:
     return 1
 
 
-def _wait(running: Running, plan: Plan) -> int:
-    """The exit status. Signals go on to the container; systemd ends orderly by its own signal instead of SIGTERM."""
-    process = running.process
+@contextlib.contextmanager
+def _signals_go_on(process: subprocess.Popen[bytes], *, systemd: bool) -> Iterator[None]:
+    """Signals go on to the container; systemd ends orderly by its own signal instead of SIGTERM."""
 
     def forward(number: int, _frame: object) -> None:
-        if number == signal.SIGTERM and bundle.is_systemd(plan.wanted.arguments):
+        if number == signal.SIGTERM and systemd:
             number = SIGRTMIN_3
         process.send_signal(number)
 
@@ -229,10 +246,36 @@ def _wait(running: Running, plan: Plan) -> int:
     previous = {number: signal.signal(number, forward) for number in _FORWARDED}
     previous |= {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
     try:
-        return process.wait()
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def execute(
+    name: str, command: Sequence[str], *, environment: dict[str, str], cwd: str | None, user: str | None, terminal: bool
+) -> int:
+    """A further process in a running container; its exit status.
+
+    It is described by a whole `process` object and not by options: crun's `exec --env` drops all other variables.
+    """
+    here = existing(name)
+    config = json.loads((here.bundle / "config.json").read_text(encoding="utf-8"))
+    process = config["process"]
+    process |= {"args": [*command], "terminal": terminal, "cwd": cwd or process["cwd"]}
+    process["env"] = [*_without(process["env"], environment), *(f"{key}={value}" for key, value in environment.items())]
+    if user:
+        process["user"] = _user(users.resolve(user, users.reader(here.bundle / config["root"]["path"])))
+    with tempfile.NamedTemporaryFile("w", prefix="exec-", suffix=".json", dir=here.root, encoding="utf-8") as file:
+        json.dump(process, file)
+        file.flush()
+        entry = subprocess.Popen([program("interceptor-runc"), "exec", "--process", file.name, name])
+        with _signals_go_on(entry, systemd=False):
+            return entry.wait()
+
+
+def _without(entries: Sequence[str], names: Container[str]) -> list[str]:
+    return [entry for entry in entries if entry.partition("=")[0] not in names]
 
 
 # ---- afterwards ----
