@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 import trio
 
+from interceptor.accepting import accept
 from interceptor.errors import InterceptorError, WireError
 from interceptor.native import sockets
 from interceptor.ports import Operation, Request
@@ -38,8 +39,7 @@ class Control:
         """Serves until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
-                connection, _ = await listening.accept()
-                nursery.start_soon(self._serve_one, connection)
+                nursery.start_soon(self._serve_one, await accept(listening))
 
     async def _serve_one(self, connection: trio.socket.SocketType) -> None:
         self.busy += 1
@@ -47,8 +47,10 @@ class Control:
         try:
             with connection:
                 await self._converse(connection, undo)
-        except OSError as error:
-            log.info("a control connection ended", why=error.strerror)
+        except* OSError as errors:  # the peer hung up; in a stream also as a group of the nursery's
+            log.info("a control connection ended", why=str(errors.exceptions[0]))
+        except* Exception:
+            log.exception("a control connection failed")
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(_run_undo, undo)
@@ -84,10 +86,10 @@ class Control:
             if isinstance(name, str) and name in self._streams:
                 await self._stream(connection, self._streams[name], body)
                 return
-            reply = await self._operate(name, Request(body, fds, undo))
+            reply = encode(await self._operate(name, Request(body, fds, undo)))
         except InterceptorError as error:
-            reply = _refusal(str(error))
-        await _send(connection, reply)
+            reply = encode(_refusal(str(error)))
+        await connection.send(reply)
 
     async def _operate(self, name: object, request: Request) -> dict[str, Any]:
         operation = self._operations.get(name) if isinstance(name, str) else None
@@ -125,8 +127,12 @@ async def _send(connection: trio.socket.SocketType, message: Mapping[str, Any]) 
     await connection.send(encode(message))
 
 
+ERROR_MAX = 8192
+"""Characters of an error, which may quote what the peer sent; escaped as JSON it must still fit into a message."""
+
+
 def _refusal(error: str) -> dict[str, Any]:
-    return {"ok": False, "error": error}
+    return {"ok": False, "error": error if len(error) <= ERROR_MAX else error[:ERROR_MAX] + " …"}
 
 
 def _run_undo(undo: ExitStack) -> None:

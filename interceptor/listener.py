@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 import trio
 
+from interceptor.accepting import accept as next_connection
 from interceptor.errors import InterceptorError, WireError
 from interceptor.native import sockets
 from interceptor.wire import parse as parse_json
@@ -48,8 +49,7 @@ async def serve(listening: trio.socket.SocketType, accept: Accept) -> None:
     """Serves until cancelled."""
     async with trio.open_nursery() as nursery:
         while True:
-            connection, _ = await listening.accept()
-            nursery.start_soon(_serve_one, connection, accept)
+            nursery.start_soon(_serve_one, await next_connection(listening), accept)
 
 
 async def _serve_one(connection: trio.socket.SocketType, accept: Accept) -> None:
