@@ -148,8 +148,8 @@ Path = Annotated[bytes, String(too_long=errno.ENAMETOOLONG, empty=errno.ENOENT)]
 """``const char __user *`` read by getname()."""
 OptionalCStr = Annotated[bytes | None, String(null=True)]
 """``const char __user *`` read by strndup_user(…, PATH_MAX); NULL is a value."""
-OptionalData = Annotated[bytes | None, String(limit=PAGE_SIZE + 1, null=True, partial=True)]
-"""mount(2)'s `data`: at most a page, read as far as it goes; text up to the first NUL."""
+OptionalData = Annotated[bytes | None, String(limit=PAGE_SIZE - 1, null=True, partial=True)]
+"""mount(2)'s `data`: read as far as it goes, text up to the first NUL; path_mount() puts one at the end of the page."""
 
 
 def quote(value: bytes) -> str:

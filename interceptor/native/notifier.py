@@ -24,6 +24,7 @@ CONTINUE_FLAG = 1
 """SECCOMP_USER_NOTIF_FLAG_CONTINUE."""
 
 _ACTIONS = {Action.CONTINUE: lib.IC_CONTINUE, Action.ERRNO: lib.IC_ERRNO, Action.RETURN: lib.IC_RETURN}
+_TRACEES_TABLE_IS_FULL = frozenset({-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM})
 _NOTE: int = lib.IC_NOTE
 _REMEMBERED: int = lib.IC_HITS
 
@@ -91,6 +92,8 @@ class Notifier:
         """Sends one answer. NotificationGone when the tracee no longer waits."""
         if isinstance(verdict, AddFd):
             result = lib.ic_answer_fd(self.fd, notification_id, verdict.fd, verdict.cloexec)
+            if result in _TRACEES_TABLE_IS_FULL:  # it still waits
+                result = lib.ic_answer(self.fd, notification_id, *wire_form(Fail(-result)))
         else:
             result = lib.ic_answer(self.fd, notification_id, *wire_form(verdict))
         if result < 0:
