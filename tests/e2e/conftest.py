@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from support.variants import Variant
 
-    Start = Callable[[Variant], AbstractContextManager[Engine]]
+    Start = Callable[..., AbstractContextManager[Engine]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,14 +38,17 @@ def data_root() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def start_engine(data_root: Path) -> Start:
-    """Start an engine with our runtime registered and the variant's image imported; skip where that cannot be."""
+    """Start an engine with our runtime registered and the variant's image imported; skip where that cannot be.
+
+    Keyword arguments are environment variables of the runtime, and so of the supervisor that it starts.
+    """
 
     @contextlib.contextmanager
-    def start(variant: Variant) -> Iterator[Engine]:
+    def start(variant: Variant, **environment: str) -> Iterator[Engine]:
         if reason := why_not(variant.underneath):
             pytest.skip(reason)
         tar = image(variant.image)
-        runtimes = over(variant.underneath)
+        runtimes = over(variant.underneath, **environment)
         with Engine(runtimes=runtimes, cgroup_view=variant.cgroup_view, data_root=data_root) as engine:
             engine.import_image(tar, variant.image)
             yield engine

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -37,6 +38,9 @@ MARK = "INTERCEPTOR_TEST_ENGINE"
 """The environment variable that names the engine a process belongs to."""
 
 PREFIX = "interceptor-engine-"
+
+ENGINE = re.compile(r"interceptor-test-[0-9a-f]{8}")
+"""What engines are called, and so are their cgroups."""
 
 Cgroups = Literal["host", "v1", "v2"]
 """The layout that the engine sees: the host's own; no unified hierarchy (crun refuses hybrid); cgroup v2 alone."""
@@ -398,6 +402,6 @@ def remains() -> list[str]:
     }
     return [
         *(f"directory {directory}" for directory in states if directory not in others),
-        *(f"cgroup {name}" for name in cgroups.names() - set(others.values())),
+        *(f"cgroup {name}" for name in cgroups.names() - set(others.values()) if ENGINE.fullmatch(name)),
         *(f"mount {mount}" for mount in mounts() if PREFIX in str(mount)),
     ]

@@ -35,9 +35,9 @@ def why_not(underneath: str = "runc") -> str | None:
     return None
 
 
-def over(underneath: str) -> dict[str, Runtime]:
+def over(underneath: str, **environment: str) -> dict[str, Runtime]:
     """Our runtime with `underneath` below it, as an engine's table of runtimes."""
-    return {NAME: Runtime(RUNTIME, env={"INTERCEPTOR_RUNTIME": underneath})}
+    return {NAME: Runtime(RUNTIME, env={"INTERCEPTOR_RUNTIME": underneath, **environment})}
 
 
 def view_for(underneath: str) -> Cgroups:
