@@ -9,6 +9,7 @@ Threads: every method may be called on any thread. Waiters are served in the ord
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -387,6 +388,8 @@ class PinnedAgent:
     def _place(self, at: Anchor) -> dict[int, int]:
         """What a path needs: where it starts, in which tree, and for whom."""
         subject = self._subject
+        if not at.path and at.fd is None:  # getname(): a path may be empty only where a descriptor is meant
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         fds = {
             agentlink.MNTNS: subject.namespace_fd(Namespace.MOUNT),
             agentlink.ROOT: subject.root_fd,

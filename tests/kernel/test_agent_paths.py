@@ -122,6 +122,7 @@ PATHS = [
     b"/proc/1",
     b"/proc/sys/kernel",
     b"/" + b"x/" * 2100,
+    b"",
 ]
 
 
