@@ -93,18 +93,18 @@ class Repeats:
     def key(notification: Notification) -> Key:
         return (notification.tid, notification.arch, notification.nr, notification.ip, *notification.args)
 
-    def enter(self, key: Key, args: Any, host: Host, timeout: float) -> Outcome | None:
-        """The result of the same call's earlier self, which nobody has received yet; None: do it.
-
-        Waits while that self is being worked on or answered: until then nobody knows whether its result is wanted.
+    def enter(self, key: Key, args: Any, host: Host, timeout: float) -> tuple[Outcome | None, bool]:
+        """The result of the same call's earlier self, which nobody has received yet (None: do it), and whether it had to
+        wait: while that self is being worked on or answered, nobody knows whether its result is wanted.
         """
         with self._changed:
-            if key in self._running:
+            waited = key in self._running
+            if waited:
                 host.slow()
                 self._changed.wait_for(lambda: key not in self._running, timeout)
             self._running.add(key)
             earlier = self._results.get(key)
-        return earlier if earlier is not None and earlier.args == args else None
+        return earlier if earlier is not None and earlier.args == args else None, waited
 
     def answered(self, key: Key) -> None:
         """The tracee has its answer: the next call of this form is a new one."""
@@ -117,6 +117,11 @@ class Repeats:
         """The tracee was gone when the answer came: keep it."""
         with self._changed:
             _remember(self._results, key, outcome)
+            self._leave(key)
+
+    def withdraw(self, key: Key) -> None:
+        """Nothing was tried."""
+        with self._changed:
             self._leave(key)
 
     def interrupted(self, key: Key) -> None:
@@ -388,7 +393,12 @@ class Reached:
     def _enter(self) -> PinnedAgent:
         dispatcher, outcome, tracee = self._dispatcher, self._outcome, self.tracee
         repeats, key = dispatcher.repeats, Repeats.key(outcome.notification)
-        earlier = repeats.enter(key, outcome.args, self._host, dispatcher.policy.limits.agent_deadline_ms / 1000)
+        timeout = dispatcher.policy.limits.agent_deadline_ms / 1000
+        earlier, waited = repeats.enter(key, outcome.args, self._host, timeout)
+        if waited and not tracee.waits():
+            # One of many that a storm left behind. Counted as attempts, they would soon carry each other through.
+            repeats.withdraw(key)
+            raise NotificationGone("interrupted while its earlier self was being answered")
         outcome.entered = True
         if earlier is not None:
             raise _DoneBefore(earlier)

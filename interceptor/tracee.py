@@ -61,6 +61,10 @@ class Pinned:
         """/proc/TID/comm, at most 10 ms old; the tracee chooses it."""
         return self._held.comm.decode("utf-8", "replace")
 
+    def waits(self) -> bool:
+        """Whether it still waits for its answer; a signal may change that at any moment."""
+        return native.waits(self.notifier_fd, self.notification_id)
+
     @property
     def capabilities(self) -> int:
         """Effective set, a bit per capability(7) number; it counts in the tracee's own user namespace."""

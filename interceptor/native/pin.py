@@ -84,6 +84,11 @@ def pin(
     return Held(c), copies
 
 
+def waits(notifier: int, notification_id: int) -> bool:
+    """SECCOMP_IOCTL_NOTIF_ID_VALID."""
+    return bool(lib.ic_id_valid(notifier, notification_id) == 0)
+
+
 def open_below(proc: int, name: str, *, path_only: bool) -> int:
     """A descriptor of NAME below a pinned /proc/TID; the caller's to close."""
     result: int = lib.ic_pin_open(proc, name.encode(), path_only)

@@ -54,6 +54,10 @@ class FakeTracee:
     notification_id: int = 7
     descriptors: dict[bytes, Anchor] = field(default_factory=dict)
     closed: int = 0
+    waiting: bool = True
+
+    def waits(self) -> bool:
+        return self.waiting
 
     def capable(self, cap: Cap, owner_of: Namespace) -> bool:
         assert cap is Cap.SYS_ADMIN

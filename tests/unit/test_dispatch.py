@@ -339,6 +339,19 @@ def test_a_starving_call_is_carried_through(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(world.agent.done) == done, "done once"
 
 
+def test_those_left_behind_by_a_storm_do_not_carry_each_other_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They waited for their earlier self, which got its answer meanwhile; nobody waits for theirs."""
+    world = World(handler=acting)
+    dispatcher = world.dispatcher(monkeypatch)
+    dispatcher.settle(dispatcher.answer(world, MOUNT, None), delivered=True)  # type: ignore[arg-type]
+    monkeypatch.setattr(dispatch.Repeats, "enter", lambda *_: (None, True))
+    world.tracee.waiting = False
+    for _ in range(dispatch.PATIENCE + 2):
+        left = dispatcher.answer(world, MOUNT, None)  # type: ignore[arg-type]
+        assert (left.verdict, left.how, left.entered) == (None, How.GONE, False)
+    assert len(world.agent.done) == 1
+
+
 def test_what_was_only_looked_at_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -42,7 +42,7 @@ def done(number: int = 1) -> Outcome:
 
 
 def enter(repeats: Repeats, args: object = ARGS, timeout: float = 5) -> Outcome | None:
-    return repeats.enter(KEY, args, Host(), timeout)
+    return repeats.enter(KEY, args, Host(), timeout)[0]
 
 
 def test_a_restarted_call_has_another_id_and_the_same_key() -> None:
@@ -80,7 +80,7 @@ def in_background(function: Callable[[], object]) -> tuple[Thread, list[object]]
 def test_a_restarted_call_joins_its_running_self_and_says_that_it_is_slow() -> None:
     repeats, result, host = Repeats(), done(), Host()
     assert enter(repeats) is None
-    thread, results = in_background(lambda: repeats.enter(KEY, ARGS, host, 30))
+    thread, results = in_background(lambda: repeats.enter(KEY, ARGS, host, 30)[0])
     wait_for(lambda: host.told, "the second call waits", within=5)
     assert results == []
     repeats.unclaimed(KEY, result)
@@ -93,7 +93,7 @@ def test_nobody_who_waits_slips_between_the_action_and_its_answer() -> None:
     repeats, result = Repeats(), done()
     assert enter(repeats) is None
     acted = Event()
-    thread, results = in_background(lambda: (acted.wait(5), repeats.enter(KEY, ARGS, Host(), 30))[1])
+    thread, results = in_background(lambda: (acted.wait(5), enter(repeats, timeout=30))[1])
     acted.set()
     thread.join(0.2)
     assert results == [], "it must not be done a second time"
@@ -113,6 +113,16 @@ def test_of_two_who_wait_the_second_waits_for_the_answer_to_the_first() -> None:
     for thread, results in waiting:
         thread.join(5)
         assert results == [result]
+
+
+def test_whoever_had_to_wait_hears_of_it() -> None:
+    repeats = Repeats()
+    assert repeats.enter(KEY, ARGS, Host(), 5) == (None, False)
+    thread, results = in_background(lambda: repeats.enter(KEY, ARGS, Host(), 30))
+    thread.join(0.1)
+    repeats.withdraw(KEY)
+    thread.join(5)
+    assert results == [(None, True)]
 
 
 def test_waiting_ends_with_the_deadline() -> None:
