@@ -1,0 +1,222 @@
+"""The whole path with the real thing: a supervisor of the tests' own, interceptor-runc, a stock runtime, busybox.
+
+Everything lies in one temporary directory and in one private mount namespace, and is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import oci
+from support.bundles import world_readable_directory
+from support.mounts import mounts
+from support.probes import probe
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROGRAM = Path(sys.executable).parent / "interceptor"
+ENTRY = Path(sys.executable).parent / "interceptor-runc"
+APPLETS = ("domainname", "unshare", "chroot", "pivot_root", "su", "env", "true", "false", "ln", "mkfifo", "setpriv")
+ALL = "all"
+"""Selects the policy below; its name says which capabilities the container's processes get."""
+
+POLICIES = {
+    ALL: "extends: [default]\nselectable: true\n",
+    # What Docker gives: no CAP_SYS_ADMIN.
+    "engine": "extends: [default]\nselectable: true\ncapabilities: engine\n",
+    "names": """\
+extends: [default]
+selectable: true
+capabilities: engine
+calls:
+  sethostname:
+    - when: {name: "web-*", caller: {uid: 0}}
+      do: emulate
+    - when: {caller: {uid: 0}}
+      do: {deny: EPERM}
+    - do: native
+  setdomainname:
+    - when: {name: "*.example", caller: {uid: 0}}
+      do: emulate
+    - do: {deny: EPERM}
+""",
+}
+
+DOCKERS = [
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
+    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+]  # fmt: skip
+"""moby, oci/caps/defaults.go."""
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    process.wait(20)
+
+
+class Host:
+    """A supervisor with `runtime` underneath, and a place for containers."""
+
+    def __init__(self, directory: Path, runtime: str, undo: ExitStack) -> None:
+        self.directory = directory
+        self.runtime = runtime
+        self.undo = undo
+        (directory / "policies").mkdir()
+        for name, text in POLICIES.items():
+            (directory / "policies" / f"{name}.yaml").write_text(text, encoding="utf-8")
+        (directory / "interceptor.yaml").write_text(f"runtime: {runtime}\n", encoding="utf-8")
+        self.environment = os.environ | {
+            "INTERCEPTOR_RUN": str(directory / "run"),
+            "INTERCEPTOR_STATE": str(directory / "state"),
+            "INTERCEPTOR_POLICIES": str(directory / "policies"),
+            "INTERCEPTOR_CONFIG": str(directory / "interceptor.yaml"),
+            "INTERCEPTOR_RUNTIME": runtime,
+        }
+        self._keeper = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "infinity"])
+        undo.callback(end, self._keeper)
+        own, keepers = Path("/proc/self/ns/mnt").stat().st_ino, Path(f"/proc/{self._keeper.pid}/ns/mnt")
+        wait_for(lambda: keepers.stat().st_ino != own, "a mount namespace", within=10)
+        if runtime == "crun":  # before 1.29 it refuses the hybrid layout
+            self.run("sh", "-c", "umount /sys/fs/cgroup/unified 2>/dev/null || true")
+        self.log = directory / "supervisor.log"
+        with self.log.open("w") as log:
+            self.supervisor = subprocess.Popen(
+                [PROGRAM, "supervise"], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
+            )
+        undo.callback(end, self.supervisor)
+        wait_for(self._serves, "the supervisor's socket", within=20)
+
+    def _serves(self) -> bool:
+        assert self.supervisor.poll() is None, self.log.read_text()
+        return (self.directory / "run/control.sock").exists()
+
+    def command(self, *command: str | Path) -> list[str | Path]:
+        """In the private mount namespace."""
+        return ["nsenter", f"--mount=/proc/{self._keeper.pid}/ns/mnt", "--", *command]
+
+    def run(self, *command: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*command), env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False, timeout=timeout, cwd="/",
+        )  # fmt: skip
+
+    def entry(self, *arguments: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """interceptor-runc."""
+        return self.run(ENTRY, "--root", self.directory / "oci", *arguments, timeout=timeout)
+
+    def interceptor(self, *arguments: str) -> str:
+        done = self.run(PROGRAM, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def box(self, policy: str = ALL, *, capabilities: list[str] | None = None, **linux: Any) -> Box:
+        """A started container; gone with the host."""
+        box = Box(self, policy, DOCKERS if capabilities is None else capabilities, linux)
+        self.undo.callback(box.remove)
+        box.start()
+        return box
+
+
+class Box:
+    """One container on busybox whose init sleeps; commands by `exec`."""
+
+    def __init__(self, host: Host, policy: str, capabilities: list[str], linux: dict[str, Any]) -> None:
+        self.host = host
+        self.id = f"box-{uuid.uuid4().hex[:8]}"
+        self.directory = host.directory / self.id
+        self.rootfs = oci.busybox_rootfs(self.directory / "rootfs")
+        for applet in APPLETS:
+            (self.rootfs / "bin" / applet).symlink_to("busybox")
+        for name in ("mnt", "data", "probe"):
+            (self.rootfs / name).mkdir()
+        (self.rootfs / "tmp").chmod(0o1777)
+        self._cgroup = f"/interceptor-test-{self.id}"
+        values = oci.config(self.rootfs, "sleep", "100000", cgroup=self._cgroup)
+        values["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), capabilities)
+        values["process"]["noNewPrivileges"] = False
+        values["annotations"] = {"interceptor.policy": policy}
+        values["linux"] |= {"maskedPaths": [], "readonlyPaths": [], **linux}
+        self.bundle = self.directory / "bundle"
+        self.bundle.mkdir()
+        (self.bundle / "config.json").write_text(json.dumps(values), encoding="utf-8")
+        self.init = 0
+
+    def start(self) -> None:
+        output = self.directory / "output"
+        pid_file = self.directory / "pid"
+        with output.open("w") as stream:  # no pipe: the container would hold it open
+            done = subprocess.run(
+                self.host.command(
+                    ENTRY, "--root", self.host.directory / "oci", "run", "--detach", "--pid-file", pid_file,
+                    "--bundle", self.bundle, self.id,
+                ),
+                env=self.host.environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                check=False, timeout=60, cwd="/",
+            )  # fmt: skip
+        assert done.returncode == 0, output.read_text() + self.host.log.read_text()
+        self.init = int(pid_file.read_text())
+
+    def add(self, program: Path, name: str | None = None) -> str:
+        """Puts a program into the container; its path inside."""
+        at = self.rootfs / "probe" / (name or program.name)
+        if not at.exists():
+            shutil.copy2(program, at)
+        return f"/probe/{at.name}"
+
+    def probe(self, name: str, *options: str) -> str:
+        """The same for a program of the tests'."""
+        return self.add(probe(name, *options))
+
+    def exec(self, *command: str, user: str = "0:0", timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        return self.host.entry("exec", "--user", user, self.id, *command, timeout=timeout)
+
+    def sh(self, script: str, *, timeout: float = 60) -> str:
+        """What a script prints that must succeed."""
+        done = self.exec("sh", "-euc", script, timeout=timeout)
+        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def trace(self, *arguments: str) -> list[dict[str, Any]]:
+        """Events, oldest first."""
+        lines = self.host.interceptor("trace", "--json", *arguments, self.id).splitlines()
+        return [json.loads(line) for line in lines]
+
+    def lines(self, *arguments: str) -> list[str]:
+        """The trace as people see it."""
+        return self.host.interceptor("trace", *arguments, self.id).splitlines()
+
+    def remove(self) -> None:
+        """Idempotent."""
+        done = self.host.entry("delete", "--force", self.id)
+        assert done.returncode == 0, done.stderr
+        for top in Path("/sys/fs/cgroup").glob(f"*{self._cgroup}"):
+            with contextlib.suppress(OSError):
+                top.rmdir()
+
+
+@contextlib.contextmanager
+def host(runtime: str) -> Iterator[Host]:
+    """A host for some tests; says what a test left."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    if shutil.which(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    with world_readable_directory() as directory:
+        with ExitStack() as undo:
+            yield Host(directory, runtime, undo)
+        left = [str(mount) for mount in mounts() if str(directory) in mount.point]
+        assert not left
+        assert not list((directory / "run/containers").iterdir())
+
