@@ -55,6 +55,8 @@ class Facts:
     """Index in `linux.devices` → the bind mount that takes its place."""
     mounts: Sequence[Mapping[str, Any]] = ()
     """Further bind mounts: the data directories."""
+    sysctls: frozenset[str] = frozenset()
+    """Keys of linux.sysctl that are set already."""
     seccomp: Mapping[str, Any] | None = None
     systemd: bool = False
     hard_limits: Mapping[str, int] | None = None
@@ -137,7 +139,7 @@ def _linux(linux: Config, facts: Facts) -> None:
     if facts.devices:
         linux["devices"] = [entry for number, entry in enumerate(linux["devices"]) if number not in facts.devices]
     if linux.get("sysctl"):
-        linux["sysctl"] = _sysctls(linux["sysctl"], facts.ids.size)
+        linux["sysctl"] = _sysctls(linux["sysctl"], facts)
     if linux.get("resources"):
         linux["resources"] = _resources(linux["resources"])
 
@@ -151,11 +153,12 @@ def _namespaces(entries: Iterable[Mapping[str, Any]], facts: Facts) -> list[Conf
     return [*kept, user, {"type": "cgroup"}]
 
 
-def _sysctls(values: Mapping[str, str], size: int) -> dict[str, str]:
+def _sysctls(values: Mapping[str, str], facts: Facts) -> dict[str, str]:
     """`net.ipv4.ping_group_range` may name only groups that are mapped: Linux net/ipv4/sysctl_net_ipv4.c, EINVAL
     else.
     """
-    corrected = dict(values)
+    corrected = {key: value for key, value in values.items() if key not in facts.sysctls}
+    size = facts.ids.size
     if _PING_GROUPS in corrected:
         low, high = ([*corrected[_PING_GROUPS].split(), "0", "0"])[:2]
         corrected[_PING_GROUPS] = f"{min(int(low), size - 1)} {min(int(high), size - 1)}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interceptor.errors import InterceptorError
 from interceptor.native import mounts
 from interceptor.native.fd import Fd
 from interceptor.native.namespaces import in_mount_namespace
@@ -82,7 +83,9 @@ class Host:
 
 def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, undo: ExitStack) -> Record:
     """Prepares the container; answers its record. What is undone is pushed on `undo`, also when this raises."""
+    run = os.stat(host.places.run)
     with in_mount_namespace(namespace.fileno()):
+        _same_directory(host.places.run, run)
         config = bundle.read(f"{asked.bundle}/config.json")
         refuse(config)
         told = image.identify(asked.id, config)
@@ -100,6 +103,19 @@ def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, und
     with mapping(ids) as user_namespace, _undone_in(namespace, undo) as inside, in_mount_namespace(namespace.fileno()):
         _Preparation(host, record, config, policy, shared, runtime, user_namespace, inside).run()
     return record
+
+
+def _same_directory(path: str, ours: os.stat_result) -> None:
+    """What we record and what we attach must be found at one place by the caller, by us and by the next supervisor."""
+    try:
+        same = os.path.samestat(os.stat(path), ours)
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise InterceptorError(
+            f"{path} is another directory in the caller's mount namespace than in the supervisor's: start a supervisor "
+            "with a directory that both see ($INTERCEPTOR_RUN)"
+        )
 
 
 def _allocate(host: Host, container_id: str, policy: Policy, shared: sharing.Shared, *, undo: ExitStack) -> IdRange:
@@ -157,6 +173,7 @@ class _Preparation:
             systemd=systemd,
             sources={**bound.sources, **native},
             inside=bound.inside,
+            sysctls=sharing.set_sysctls(self.config["linux"].get("sysctl") or {}, self.shared),
             devices=devices.renamed(self.config["linux"].get("devices") or []),
             mounts=_attach_data(data, f"{base}/mounts", clones),
         )

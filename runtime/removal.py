@@ -18,6 +18,8 @@ from runtime import bundle, place, process, rootfs
 from runtime import record as records
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runtime.preparation import Host
     from runtime.record import Record
 
@@ -63,8 +65,18 @@ def survivors(host: Host) -> list[Record]:
             found = process.mount_namespace(record.namespace) if record.boot == process.boot() else None
             with found or own_mount_namespace() as namespace:
                 remove(host, record, namespace)
-    host.ranges.retain(record.id for record in kept)
+    alive = [record.id for record in kept]
+    host.ranges.retain(alive)
+    _sweep_data(host, alive)
     return kept
+
+
+def _sweep_data(host: Host, alive: Sequence[str]) -> None:
+    """Data of plain root filesystems outlives a reboot, the records do not."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(f"{host.places.state}/data"):
+            if name not in alive:
+                shutil.rmtree(f"{host.places.state}/data/{name}", ignore_errors=True)
 
 
 def lives(record: Record) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import ConfigError
@@ -105,6 +106,23 @@ def attach(entries: Iterable[Mapping[str, Any]], shared: Shared, directory: str)
             mounts.move_mount(tree.fileno(), at)
         found[number] = at
     return found
+
+
+def set_sysctls(values: Mapping[str, str], shared: Shared) -> frozenset[str]:
+    """Sets net.* in a joined network namespace of the host's, where only the host may; answers which were set."""
+    path = shared.host_owned.get("network")
+    wanted = {key: value for key, value in values.items() if key.startswith("net.")}
+    if path is None or not wanted:
+        return frozenset()
+    with Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as fd, namespaces.in_namespace(fd.fileno(), "network"):
+        for key, value in wanted.items():
+            try:
+                # sysctl(8): "/" stands for "." where a name has dots of its own, as eth0.7 has
+                name = key if "/" in key else key.replace(".", "/")
+                Path("/proc/sys", name).write_text(value)
+            except OSError as error:
+                raise ConfigError(f"config.json: linux.sysctl: {key} = {value!r}: {error.strerror}") from error
+    return frozenset(wanted)
 
 
 def _owner(kind: str, path: str) -> int | None:

@@ -24,13 +24,17 @@ if os.geteuid() != 0:
     pytest.skip("needs root", allow_module_level=True)
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with oci.directory() as found:
+        yield found
+
+
 @pytest.fixture(params=["runc", "crun"])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[oci.Host]:
     runtime = shutil.which(request.param)
     if runtime is None:
         pytest.skip(f"{request.param} is not installed")
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o711)  # pytest's 0700 would keep the container's root out
     with oci.Host(tmp_path, runtime) as found:
         yield found
     left = [str(mount) for mount in mounts() if str(tmp_path) in mount.point]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,16 @@ if os.geteuid() != 0:
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with oci.directory() as found:
+        yield found
+
+
+@pytest.fixture
 def host(tmp_path: Path) -> Iterator[oci.Host]:
     runtime = shutil.which("runc")
     if runtime is None:
         pytest.skip("runc is not installed")
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o711)
     with oci.Host(tmp_path, runtime, host_config=HostConfig(ids=Ids(count=2))) as found:
         yield found
 
@@ -218,6 +223,21 @@ def test_a_container_of_an_earlier_boot_is_cleaned_up(host: oci.Host, plain: Pat
     assert is_clean(host)
 
 
+def test_data_of_a_container_that_no_record_names_is_swept(host: oci.Host) -> None:
+    (host.directory / "state/data/gone/var_lib_docker").mkdir(parents=True)
+    next_supervisor(host)
+    assert list((host.directory / "state/data").iterdir()) == []
+
+
+def test_a_caller_that_sees_another_run_directory(host: oci.Host, plain: Path) -> None:
+    host.sh(f"mount -t tmpfs none {host.places.run}")
+    bundle = host.bundle("a", sleeping(host, plain, "a"))
+    with pytest.raises(InterceptorError, match="is another directory in the caller's mount namespace"):
+        host.prepare("a", bundle)
+    host.sh(f"umount {host.places.run}")
+    assert is_clean(host)
+
+
 def test_a_directory_without_a_record_is_swept(host: oci.Host) -> None:
     (host.directory / "run/containers/half").mkdir(parents=True)
     (host.directory / "run/containers/half/record.json").write_text("{")
@@ -254,9 +274,10 @@ def test_a_network_namespace_of_the_hosts_is_seen_in_sys(host: oci.Host, plain: 
         own = Path("/proc/self/ns/net").stat().st_ino
         path = f"/proc/{holder.pid}/ns/net"
         wait_for(lambda: Path(path).stat().st_ino != own, "a network namespace", within=5)
-        values = oci.config(plain, "sh", "-c", "ls /sys/class/net", cgroup=host.cgroup + "/a")
-        values["linux"].pop("sysctl")
-        assert host.output_of("a", joining(values, "network", path)).split() == ["lo"]
+        script = "ls /sys/class/net; cat /proc/sys/net/ipv4/ip_unprivileged_port_start"
+        values = oci.config(plain, "sh", "-c", script, cgroup=host.cgroup + "/a")
+        values["linux"]["sysctl"] = {"net.ipv4.ip_unprivileged_port_start": "7"}
+        assert host.output_of("a", joining(values, "network", path)).split() == ["lo", "7"]
     finally:
         holder.kill()
         holder.wait()
@@ -267,3 +288,23 @@ def test_the_hosts_own_network_and_processes_are_refused(host: oci.Host, plain: 
     refused(host, joining(sleeping(host, plain, "a"), "network", "/proc/self/ns/net"), "--net=host")
     shutil.rmtree(host.directory / "bundles")
     refused(host, joining(sleeping(host, plain, "a"), "pid", "/proc/self/ns/pid"), "--pid=host")
+
+
+def test_many_creations_at_once_have_ranges_of_their_own(host: oci.Host, tmp_path: Path) -> None:
+    lifecycle = Lifecycle(host.core, host.places, HostConfig())
+    bundles = []
+    for number in range(10):
+        rootfs = oci.busybox_rootfs(tmp_path / f"rootfs{number}")
+        bundles.append(host.bundle(str(number), sleeping(host, rootfs, str(number))))
+
+    def create(number: int) -> Request:
+        body = {"id": f"c{number}", "bundle": str(bundles[number]), "argv": ["create"], "runtime": host.runtime}
+        request = Request(body, [host.namespace])
+        lifecycle.create(request)
+        return request
+
+    with ThreadPoolExecutor(10) as workers:
+        requests = list(workers.map(create, range(10)))
+        assert len({container.ids.first for container in host.core.containers.values()}) == 10
+        list(workers.map(lambda request: request.on_disconnect.close(), requests))
+    assert is_clean(host)

@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,7 +22,7 @@ from runtime.config import HostConfig, Places
 from runtime.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from interceptor.container import Container
 
@@ -90,6 +91,19 @@ def config(rootfs: Path | str, *args: str, cgroup: str, **process: Any) -> dict[
             "sysctl": {"net.ipv4.ping_group_range": "0 2147483647"},
         },
     }  # fmt: skip
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """A directory that a container's root can pass through; pytest's own are 0700, and every pytest makes them so
+    again.
+    """
+    path = Path(tempfile.mkdtemp(prefix="interceptor-runtime-", dir=os.environ.get("INTERCEPTOR_TEST_DIR", "/var/tmp")))  # noqa: S108
+    path.chmod(0o711)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
 
 
 class FakeCore:
