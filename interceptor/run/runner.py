@@ -60,8 +60,12 @@ class Plan:
 
 def run(plan: Plan) -> int:
     """The container's exit status, or 0 once a detached one runs."""
-    sweep()
-    name = plan.wanted.name
+    with _signals_end_it():
+        sweep()
+        return _run(plan, plan.wanted.name)
+
+
+def _run(plan: Plan, name: str) -> int:
     lock = _claim(name)
     here, running = place(name), None
     try:
@@ -73,8 +77,7 @@ def run(plan: Plan) -> int:
         _prepare(here, plan)
         running = _launch(here, plan, lock)
         try:
-            with _signals_end_it():
-                created = _connect(here, plan, running)
+            created = _connect(here, plan, running)
         except BaseException:
             _end(running)
             raise
@@ -196,7 +199,7 @@ def _connect_bridge(here: Place, plan: Plan, pid: int) -> None:
 
 @contextlib.contextmanager
 def _signals_end_it() -> Iterator[None]:
-    """SIGTERM while the container is made ends what we started, as ^C does by KeyboardInterrupt."""
+    """SIGTERM while the container is made or removed undoes what we did, as ^C does, by KeyboardInterrupt."""
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt

@@ -236,6 +236,18 @@ def test_sigterm_ends_the_container(host: Host) -> None:
     host.expect_nothing_left()
 
 
+@pytest.mark.parametrize("within", [place / 20 for place in range(1, 10)])
+def test_sigterm_while_it_is_made_leaves_nothing(host: Host, within: float) -> None:
+    running = host.start("run", "--rootfs", host.rootfs, "--", "sleep", "1000")
+    try:
+        running.wait(within)
+    except subprocess.TimeoutExpired:
+        running.terminate()
+    running.communicate(timeout=30)
+    assert running.returncode != 0
+    host.expect_nothing_left()
+
+
 @pytest.mark.parametrize("more", [[], ["-d"]])
 def test_a_container_that_cannot_start_leaves_nothing(host: Host, more: list[str]) -> None:
     result = host.interceptor("run", *more, "--rootfs", host.rootfs, "--", "no-such-command")
