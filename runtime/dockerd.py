@@ -39,6 +39,20 @@ def engine_pid(config: Mapping[str, Any]) -> int | None:
     return None
 
 
+def engine_in(mount_namespace: int) -> int | None:
+    """The one dockerd that lives in a mount namespace; None for none or several. For containers without hooks
+    (--net=none).
+    """
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and Path(f"/proc/{name}/comm").read_bytes() == b"dockerd\n":
+                found += [int(name)] if os.stat(f"/proc/{name}/ns/mnt").st_ino == mount_namespace else []
+        except OSError:
+            continue
+    return found[0] if len(found) == 1 else None
+
+
 def api_socket(pid: int) -> str | None:
     """The Unix socket on which process `pid` answers as Docker's API; as a path that we can connect to."""
     return next((path for path in _listening(pid) if _is_api(path)), None)

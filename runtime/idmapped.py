@@ -107,16 +107,22 @@ class Clones:
     def _map(
         self, tree: Fd, path: str, what: str, *, attributes: int = 0, propagation: int = mounts.MS_PRIVATE
     ) -> None:
+        mapped = self._namespace.fileno()
         try:
             mounts.set_attributes(
-                "",
-                dirfd=tree.fileno(),
-                attributes=attributes,
-                propagation=propagation,
-                user_namespace=self._namespace.fileno(),
+                "", dirfd=tree.fileno(), attributes=attributes, propagation=propagation, user_namespace=mapped
             )
         except OSError as error:
-            raise ConfigError(f"{what}: {path} {self._why(error, path)}") from error
+            if error.errno != errno.EINVAL or not self._is_open_tmpfs(path):
+                raise ConfigError(f"{what}: {path} {self._why(error, path)}") from error
+            mounts.set_attributes("", dirfd=tree.fileno(), attributes=attributes, propagation=propagation)
+
+    def _is_open_tmpfs(self, path: str) -> bool:
+        """A tmpfs that everybody may write to, as engines make for /dev/shm: of use also where it cannot be
+        id-mapped.
+        """
+        status = os.stat(path)
+        return self.fstype(path) == "tmpfs" and stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_IWOTH)
 
     def _why(self, error: OSError, path: str) -> str:
         fstype = self.fstype(path) or "unknown"

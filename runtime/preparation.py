@@ -96,13 +96,21 @@ def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, und
     record = Record(
         asked.id, ids, policy.name, runtime.path, asked.bundle,
         boot=process.boot(), namespace=os.fstat(namespace.fileno()).st_ino, rootfs=rootfs.Rootfs(""),
-        options=commandline.global_options(asked.argv), engine_pid=dockerd.engine_pid(config),
+        options=commandline.global_options(asked.argv), engine_pid=_engine(asked.id, config, namespace),
         image=told.image, name=told.name,
         wait_killable=runtime.wait_killable, created_ns=time.time_ns(), annotations=annotations,
     )  # fmt: skip
     with mapping(ids) as user_namespace, _undone_in(namespace, undo) as inside, in_mount_namespace(namespace.fileno()):
         _Preparation(host, record, config, policy, shared, runtime, user_namespace, inside).run()
     return record
+
+
+def _engine(container_id: str, config: Config, namespace: Fd) -> int | None:
+    """Docker's process, for containers of Docker's."""
+    found = dockerd.engine_pid(config)
+    if found is None and image.docker_directory(container_id, config.get("mounts") or []):
+        found = dockerd.engine_in(os.fstat(namespace.fileno()).st_ino)
+    return found
 
 
 def _same_directory(path: str, ours: os.stat_result) -> None:
