@@ -187,6 +187,61 @@ def _until(process: subprocess.Popen[str], last: str) -> list[str]:
     return lines
 
 
+OUTSIDE = """
+import socket
+from pyroute2 import IPRoute, NetNS
+import os, subprocess, sys
+server = '''
+import socket
+s = socket.socket()
+s.bind(("0.0.0.0", 80))
+s.listen()
+s.settimeout(30)
+print("up", flush=True)
+c, (address, _) = s.accept()
+c.sendall(address.encode())
+c.close()
+'''
+child = subprocess.Popen(["unshare", "--net", sys.executable, "-c", server], stdout=subprocess.PIPE)
+child.stdout.readline()
+with IPRoute() as route, NetNS(f"/proc/{child.pid}/ns/net", flags=0) as outside:
+    route.link("add", ifname="up0", kind="veth", peer={"ifname": "eth0", "net_ns_pid": child.pid})
+    for where, name, address in ((route, "up0", "192.0.2.1"), (outside, "eth0", "192.0.2.2")):
+        (index,) = [link["index"] for link in where.get_links() if link.get_attr("IFLA_IFNAME") == name]
+        where.addr("add", index=index, address=address, prefixlen=24)
+        where.link("set", index=index, state="up")
+print("ready", flush=True)
+child.wait()
+"""
+
+
+def test_a_container_reaches_the_outside_under_the_host_s_address(host: Host) -> None:
+    """The server outside has no route to containers: only masquerading can bring an answer back."""
+    forwarding = host.inside("cat", "/proc/sys/net/ipv4/ip_forward").stdout
+    outside = subprocess.Popen(
+        host.command(sys.executable, "-c", OUTSIDE), env=host.environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert outside.stdout
+        assert outside.stdout.readline() == "ready\n"
+        result = host.interceptor("run", "--rootfs", host.rootfs, "--", "nc", "192.0.2.2", "80")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "192.0.2.1", "")
+        outside.communicate(timeout=20)
+    finally:
+        outside.kill()
+        outside.wait()
+    host.expect_nothing_left()
+    assert host.inside("cat", "/proc/sys/net/ipv4/ip_forward").stdout == forwarding
+
+
+def test_limits_are_the_container_s(host: Host) -> None:
+    if not Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists():
+        pytest.skip("no cgroup v1 memory controller is mounted here")
+    read = ["cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+    result = host.interceptor("run", "--net", "none", "--memory", "64m", "--rootfs", host.rootfs, "--", *read)
+    assert result.stdout == f"{64 << 20}\n"
+
+
 def test_without_a_network_there_is_loopback_only(host: Host) -> None:
     result = host.interceptor("run", "--net", "none", "--rootfs", host.rootfs, "--", "ls", "/sys/class/net")
     assert result.stdout == "lo\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-APPLETS = ("sh", "cat", "echo", "hostname", "id", "ls", "readlink", "sleep", "stty", "test", "true", "tty")
+APPLETS = ("sh", "cat", "echo", "hostname", "id", "ls", "nc", "readlink", "sleep", "stty", "test", "true", "tty")
 
 
 def busybox_rootfs(directory: Path) -> Path:
