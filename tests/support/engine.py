@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -39,9 +38,6 @@ MARK = "INTERCEPTOR_TEST_ENGINE"
 
 PREFIX = "interceptor-engine-"
 
-ENGINE = re.compile(r"interceptor-test-[0-9a-f]{8}")
-"""What engines are called, and so are their cgroups."""
-
 Cgroups = Literal["host", "v1", "v2"]
 """The layout that the engine sees: the host's own; no unified hierarchy (crun refuses hybrid); cgroup v2 alone."""
 
@@ -60,6 +56,10 @@ mount --bind "$work/run" /run
 exec dockerd "$@"
 """
 """Run by sh(1) in the new namespaces."""
+
+
+_started: dict[str, Path] = {}
+"""The engines of this process, and their directories, whether they still run or not."""
 
 
 class EngineError(Exception):
@@ -108,6 +108,7 @@ def own_directory() -> tuple[str, Path]:
     owner = process(os.getpid())
     assert owner is not None
     State(name, owner.identity).write(directory)
+    _started[name] = directory
     return name, directory
 
 
@@ -392,16 +393,9 @@ def reap_dead_engines() -> list[str]:
 
 
 def remains() -> list[str]:
-    """What is there of engines, apart from those of other processes that run now: after the tests, nothing."""
-    states = {directory: State.read(directory) for directory in scratch_base().glob(f"{PREFIX}*")}
-    me = process(os.getpid())
-    others = {
-        directory: state.name
-        for directory, state in states.items()
-        if state and me and state.owner != me.identity and not state.abandoned
-    }
+    """What is there of the engines that this process started: after the tests, nothing."""
     return [
-        *(f"directory {directory}" for directory in states if directory not in others),
-        *(f"cgroup {name}" for name in cgroups.names() - set(others.values()) if ENGINE.fullmatch(name)),
-        *(f"mount {mount}" for mount in mounts() if PREFIX in str(mount)),
+        *(f"directory {directory}" for directory in _started.values() if directory.exists()),
+        *(f"cgroup {name}" for name in cgroups.names() & _started.keys()),
+        *(f"mount {mount}" for mount in mounts() for directory in _started.values() if str(directory) in str(mount)),
     ]
