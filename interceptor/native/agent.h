@@ -75,9 +75,10 @@ long context_mount(int context, const struct call *call, uint64_t add);
 long attach(struct call *call, int mount, int target);
 
 /* agent_stage.c: trees assembled where nobody looks. */
+#define NO_COVER -1
 struct cover {
 	const char *path;   /* relative to the mount that it covers */
-	int fd;             /* a detached mount */
+	int fd;             /* a detached mount, or NO_COVER: what is there in the new mount must not be revealed (EPERM) */
 };
 /* A detached copy of `mount` with `covers` attached in it. With `locked`, what lies below its root is MNT_LOCKED, and its
  * ro, nosuid, nodev and noexec cannot be taken back by the owner of the tracee's user namespace (lock_mnt_tree()).

@@ -235,11 +235,16 @@ static long cover(const struct call *call, int mount)
 		return -EPERM;
 	while (*list) {
 		const char *path = next_cover(&list);
-		long fd = included(path, covers, count) ? -ENOENT : copy_cover(old, path);
+		long fd;
 
-		if (fd == -ENOENT || fd == -ENOTDIR)
+		if (included(path, covers, count))
 			continue;
-		if (fd < 0 || count == COVERS_MAX)
+		fd = copy_cover(old, path);
+		if (fd == -ENOENT || fd == -ENOTDIR)
+			fd = NO_COVER; /* it is gone, or something else was mounted over it so that we do not find it */
+		else if (fd < 0)
+			return -EPERM;
+		if (count == COVERS_MAX)
 			return -EPERM;
 		covers[count].path = path;
 		covers[count++].fd = fd;

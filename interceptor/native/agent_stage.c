@@ -90,6 +90,8 @@ static long cover_one(int mount, const struct cover *cover)
 		return 0; /* nothing is there that could be revealed */
 	if (target < 0)
 		return target;
+	if (cover->fd == NO_COVER)
+		return -EPERM;
 	return sys(move_mount, cover->fd, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
