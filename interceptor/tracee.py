@@ -31,7 +31,7 @@ OVERFLOW_ID = 65534
 ALL_CAPABILITIES = (1 << 64) - 1
 
 _OWN_DESCRIPTOR = re.compile(
-    rb"/+(?:proc/+(?:self|thread-self|(?P<pid>[1-9][0-9]*))/+fd|dev/+fd)/+(?P<fd>[0-9]{1,9})(?P<rest>/.*)?$", re.DOTALL
+    rb"/+(?:proc/+(?:self|thread-self|(?P<pid>[1-9][0-9]*))/+fd|dev/+fd)/+(?P<fd>[0-9]{1,9})(?P<rest>/.*)?\Z", re.DOTALL
 )
 """What runc and systemd give as source and target of mounts: a descriptor by its name in procfs (proc_pid_fd(5))."""
 
@@ -240,10 +240,20 @@ def covers(mountinfo: bytes, fstype: bytes) -> list[bytes]:
     whole = [row for row in rows if _type(row) == fstype and row[3] == b"/"]
     if not whole:
         return []
-    top = whole[0]
-    point = top[4]
-    below = [row[4] for row in rows if row[1] == top[0] and row[4].startswith(point.rstrip(b"/") + b"/")]
-    return [unescape(point), *(unescape(path)[len(unescape(point).rstrip(b"/")) + 1 :] for path in below)]
+    point = unescape(whole[0][4])
+    start = len(point.rstrip(b"/")) + 1
+    return [point, *(unescape(row[4])[start:] for row in _mounted_on(rows, whole[0]) if len(unescape(row[4])) > start)]
+
+
+def _mounted_on(rows: Sequence[Sequence[bytes]], top: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
+    """All mounts below `top`, parents before what is mounted on them: mountinfo is in the order of their making."""
+    children: dict[bytes, list[Sequence[bytes]]] = {}
+    for row in rows:
+        children.setdefault(row[1], []).append(row)
+    found = list(children.get(top[0], ()))
+    for row in found:
+        found += children.get(row[0], ())
+    return found
 
 
 def _rows(mountinfo: bytes) -> list[list[bytes]]:
