@@ -24,11 +24,11 @@ from support.probes import probe
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 PROGRAM = Path(sys.executable).parent / "interceptor"
 ENTRY = Path(sys.executable).parent / "interceptor-runc"
-APPLETS = ("domainname", "unshare", "chroot", "pivot_root", "su", "env", "true", "false", "ln", "mkfifo", "setpriv")
+APPLETS = ("unshare", "chroot", "pivot_root", "su", "env", "true", "false", "ln", "mkfifo", "setpriv")
 ALL = "all"
 """Selects the policy below; its name says which capabilities the container's processes get."""
 
@@ -121,9 +121,9 @@ class Host:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def box(self, policy: str = ALL, *, capabilities: list[str] | None = None, **linux: Any) -> Box:
-        """A started container; gone with the host."""
-        box = Box(self, policy, DOCKERS if capabilities is None else capabilities, linux)
+    def box(self, policy: str = ALL, *, mounts: Sequence[Mapping[str, Any]] = ()) -> Box:
+        """A started container with further OCI mounts; gone with the host."""
+        box = Box(self, policy, mounts)
         self.undo.callback(box.remove)
         box.start()
         return box
@@ -132,7 +132,7 @@ class Host:
 class Box:
     """One container on busybox whose init sleeps; commands by `exec`."""
 
-    def __init__(self, host: Host, policy: str, capabilities: list[str], linux: dict[str, Any]) -> None:
+    def __init__(self, host: Host, policy: str, mounts: Sequence[Mapping[str, Any]]) -> None:
         self.host = host
         self.id = f"box-{uuid.uuid4().hex[:8]}"
         self.directory = host.directory / self.id
@@ -144,10 +144,10 @@ class Box:
         (self.rootfs / "tmp").chmod(0o1777)
         self._cgroup = f"/interceptor-test-{self.id}"
         values = oci.config(self.rootfs, "sleep", "100000", cgroup=self._cgroup)
-        values["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), capabilities)
+        values["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), DOCKERS)
         values["process"]["noNewPrivileges"] = False
         values["annotations"] = {"interceptor.policy": policy}
-        values["linux"] |= {"maskedPaths": [], "readonlyPaths": [], **linux}
+        values["mounts"] += mounts
         self.bundle = self.directory / "bundle"
         self.bundle.mkdir()
         (self.bundle / "config.json").write_text(json.dumps(values), encoding="utf-8")
