@@ -27,7 +27,7 @@ def read(path: str) -> dict[str, Any]:
         found = json.loads(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: a JSON object is needed, this is {type(found).__name__}")

@@ -124,12 +124,14 @@ def _docker_data_root(root: int) -> str | None:
         return None
     try:
         value = json.loads(text).get("data-root")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None  # the inner Docker will say so itself
     if value is None:
         return None
-    if not isinstance(value, str) or not value.startswith("/") or ".." in value.split("/"):
-        raise ConfigError(f'the image\'s /{_DAEMON_JSON} has "data-root": {value!r}; an absolute path is needed')
+    if not isinstance(value, str) or not value.startswith("/") or ".." in value.split("/") or not value.strip("/"):
+        raise ConfigError(
+            f'the image\'s /{_DAEMON_JSON} has "data-root": {value!r}; an absolute path below / is needed'
+        )
     return os.path.normpath(value)
 
 

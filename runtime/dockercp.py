@@ -48,24 +48,27 @@ def adopt(upper: str, view: str, ids: IdRange) -> int:
 
 
 def _adopt(parent: Fd, name: str, ids: IdRange) -> bool:
+    """Acts on one inode from the look at its owner to the last change: what takes the name meanwhile gains nothing."""
     try:
-        status = os.stat(name, dir_fd=parent.fileno(), follow_symlinks=False)
+        file = Fd(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fileno()))
+    except FileNotFoundError:
+        return False
+    with file:
+        status = os.fstat(file.fileno())
         if status.st_uid >= MARKERS and status.st_gid >= MARKERS:
             return False
         uid = ids.first + status.st_uid if status.st_uid < MARKERS else -1
         gid = ids.first + status.st_gid if status.st_gid < MARKERS else -1
-        os.chown(name, uid, gid, dir_fd=parent.fileno(), follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            # By name: a link has no mode that a new owner could make use of.
+            os.chown(name, uid, gid, dir_fd=parent.fileno(), follow_symlinks=False)
+            return True
+        path = f"/proc/thread-self/fd/{file.fileno()}"
+        os.chown(path, uid, gid)
         if status.st_mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(status.st_mode):
-            # chown(2) took them away; they are a tar's that the host's root chose to copy, and now the container's.
-            _restore_mode(parent, name, status.st_mode)
-    except FileNotFoundError:
-        return False
+            # chown(2) took them away; they are of the archive that the host's root chose to copy.
+            os.chmod(path, status.st_mode & 0o7777)
     return True
-
-
-def _restore_mode(parent: Fd, name: str, mode: int) -> None:
-    with Fd(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent.fileno())) as file:
-        os.fchmod(file.fileno(), mode & 0o7777)
 
 
 def _marked(upper: str) -> Iterator[tuple[str, list[str]]]:

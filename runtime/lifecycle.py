@@ -205,7 +205,9 @@ class Lifecycle:
 
 
 def _note_init(container: Container, pid: int) -> None:
-    """What the core wants to know of init: its mount and user namespaces, and the mounts that were there from the start."""
+    """What the core wants to know of init: its mount and user namespaces, and the mounts that were there from the
+    start.
+    """
     container.init_pid = pid
     container.mount_namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
     container.user_namespace = os.stat(f"/proc/{pid}/ns/user").st_ino

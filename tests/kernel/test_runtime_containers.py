@@ -250,7 +250,7 @@ def test_copied_files_are_given_to_the_container(host: oci.Host, tmp_path: Path)
     host.create("a", bundle)
     host.start("a")
     script = f"cd {merged}; mkdir -p new/dir; echo x > new/dir/root; echo x > new/user; chown 1000:7 new/user"
-    host.sh(script + "; ln -s /etc/passwd new/link; cp bin/busybox new/suid; chmod 4755 new/suid")
+    host.sh(script + "; ln -s /nonexistent new/link; cp bin/busybox new/suid; chmod 4755 new/suid")
     upper = str(tmp_path / "layers/top/diff")
     view = f"{host.places.container('a')}/rootfs"
     ids = host.core.containers["a"].ids

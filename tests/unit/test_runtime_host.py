@@ -204,9 +204,13 @@ def test_dockers_data_root_is_where_the_image_says(tmp_path: Path) -> None:
     (tmp_path / "etc/docker").mkdir(parents=True)
     (tmp_path / "etc/docker/daemon.json").write_text('{"data-root": "/srv/docker/"}')
     assert found_in(tmp_path) == ["/srv/docker"]
-    (tmp_path / "etc/docker/daemon.json").write_text('{"data-root": "../x"}')
-    with pytest.raises(ConfigError, match="absolute path"):
-        found_in(tmp_path)
+    for bad in ("../x", "/", "/a/../../b"):
+        (tmp_path / "etc/docker/daemon.json").write_text(json.dumps({"data-root": bad}))
+        with pytest.raises(ConfigError, match="absolute path"):
+            found_in(tmp_path)
+    for nonsense in ("[" * 100_000, "{", "7", '{"data-root": null}'):
+        (tmp_path / "etc/docker/daemon.json").write_text(nonsense)
+        assert found_in(tmp_path) == ["/var/lib/docker"]
 
 
 def test_a_link_in_the_image_does_not_lead_to_the_hosts_file(tmp_path: Path) -> None:
