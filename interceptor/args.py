@@ -186,7 +186,7 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class Signature:
-    """The decoder of one args class. `pointers` tells whether a decode reads memory at all."""
+    """The decoder of one args class. `pointers` are its fields that are read from memory, in the kernel's order."""
 
     args: type[Any]
     fields: tuple[Field, ...]
@@ -204,7 +204,11 @@ class Signature:
         declared = tuple(Field(f.name, i, _kind(args, f.name, hints[f.name])) for i, f in enumerate(fields(args)))
         if len(declared) > 6:  # noqa: PLR2004 - struct seccomp_data has six
             raise TypeError(f"{args.__qualname__} has {len(declared)} fields; a system call has six registers")
-        return cls(args, declared, tuple(f for f in declared if f.kind.pointer))
+        pointers = {f.name: f for f in declared if f.kind.pointer}
+        copied = getattr(args, "COPIED", tuple(pointers))
+        if sorted(copied) != sorted(pointers):
+            raise TypeError(f"{args.__qualname__}.COPIED is {copied!r}; it must name every pointer: {', '.join(pointers)}")
+        return cls(args, declared, tuple(pointers[name] for name in copied))
 
     def registers(self, registers: Sequence[int], arch: Arch) -> dict[str, Any]:
         """Field name → value as far as registers tell it: numbers, and addresses of what is pointed to."""
@@ -214,7 +218,8 @@ class Signature:
         """The decoder for one architecture: (registers, read) → an instance of the args class.
 
         It raises OSError with the kernel's errno (EFAULT, ENAMETOOLONG, EINVAL, ENOENT) for memory that cannot be what
-        the call needs; in register order, which is the kernel's order for every call here.
+        the call needs; of several, that of the field which the kernel copies first: in register order, or as a class
+        attribute COPIED of the args class says.
         """
         make = self.args
         if not self.fields:

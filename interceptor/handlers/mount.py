@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import errno
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from interceptor.args import Flags, OptionalCStr, OptionalData, Path
 from interceptor.policy import Mount
@@ -55,6 +55,9 @@ MS_MGC_MSK = 0xFFFF0000
 ANOTHER_MOUNT = MountFlag.MS_REMOUNT | MountFlag.MS_BIND | MountFlag.MS_MOVE
 PROPAGATION = MountFlag.MS_UNBINDABLE | MountFlag.MS_PRIVATE | MountFlag.MS_SLAVE | MountFlag.MS_SHARED
 
+NOUSER = 0xFFFFFFFF_80000000
+"""MS_NOUSER (linux/fs.h): an int with its sign bit set, so on a 64-bit kernel every bit above is one of it."""
+
 MountFlags = Annotated[int, Flags(MountFlag)]
 
 
@@ -67,6 +70,9 @@ class MountArgs:
     fstype: OptionalCStr
     flags: MountFlags
     data: OptionalData
+
+    COPIED: ClassVar = ("fstype", "source", "data", "target")
+    """mount(2) and do_mount() read the target last."""
 
 
 @handles(
@@ -83,6 +89,8 @@ class MountArgs:
 def mount(call: Call, args: MountArgs) -> Verdict:
     if not args.fstype:
         return Continue(because="a new mount without a type is the kernel's to refuse")
+    if _flags(args) & NOUSER:
+        return Continue(because="flags of the kernel's own are the kernel's to refuse")
     choice = call.policy.filesystem(args.fstype)
     call.rule = choice.rule
     match choice.mount:

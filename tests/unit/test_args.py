@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 
@@ -49,24 +49,27 @@ def test_a_long_is_as_wide_as_the_architecture():
 
 
 def test_mount_reads_its_strings_in_one_batch():
-    read = reader(b"proc\0", b"/proc\0", b"proc\0")
+    read = reader(b"proc\0", b"none\0", b"/proc\0")
     decoded = Signature.of(MountArgs).decode((0x1000, 0x2000, 0x3000, 2, 0, 0), Arch.X86_64, read)
-    assert decoded == MountArgs(b"proc", b"/proc", b"proc", 2, None)
-    assert [address for address, _, _ in read.wants] == [0x1000, 0x2000, 0x3000]
-    assert Signature.of(MountArgs).render(decoded) == '"proc", "/proc", "proc", MS_NOSUID, NULL'
+    assert decoded == MountArgs(b"none", b"/proc", b"proc", 2, None)
+    assert [address for address, _, _ in read.wants] == [0x3000, 0x1000, 0x2000], "as do_mount() copies them"
+    assert Signature.of(MountArgs).render(decoded) == '"none", "/proc", "proc", MS_NOSUID, NULL'
 
 
 @pytest.mark.parametrize(
     ("pieces", "number"),
     [
-        ((b"a\0", None, b"t\0"), errno.EFAULT),
-        ((b"a\0", b"/" * 4096, b"t\0"), errno.ENAMETOOLONG),
-        ((b"a\0", b"\0", b"t\0"), errno.ENOENT),
-        ((b"a" * 4096, b"/x\0", b"t\0"), errno.EINVAL),
-        ((b"a\0", b"/unterminated", b"t\0"), errno.EFAULT),
+        ((b"t\0", b"a\0", None), errno.EFAULT),
+        ((b"t\0", b"a\0", b"/" * 4096), errno.ENAMETOOLONG),
+        ((b"t\0", b"a\0", b"\0"), errno.ENOENT),
+        ((b"t\0", b"a" * 4096, b"/x\0"), errno.EINVAL),
+        ((b"t\0", b"a\0", b"/unterminated"), errno.EFAULT),
+        ((b"t\0", None, b"/" * 4096), errno.EFAULT),
+        ((b"t" * 4096, None, b"/x\0"), errno.EINVAL),
     ],
 )
 def test_memory_that_cannot_be_a_string_fails_as_in_the_kernel(pieces, number):
+    """Type, source and target, in the order in which the kernel copies them."""
     with pytest.raises(OSError) as caught:
         Signature.of(MountArgs).decode((1, 2, 3, 0, 0, 0), Arch.X86_64, reader(*pieces))
     assert caught.value.errno == number
@@ -74,7 +77,7 @@ def test_memory_that_cannot_be_a_string_fails_as_in_the_kernel(pieces, number):
 
 def test_mount_data_may_end_at_an_unmapped_page():
     decoded = Signature.of(MountArgs).decode(
-        (1, 2, 3, 0, 5, 0), Arch.X86_64, reader(b"a\0", b"/b\0", b"c\0", b"size=1")
+        (1, 2, 3, 0, 5, 0), Arch.X86_64, reader(b"c\0", b"a\0", b"size=1", b"/b\0")
     )
     assert decoded.data == b"size=1"
 
@@ -110,7 +113,14 @@ def test_an_args_class_is_a_frozen_dataclass_of_known_types():
         f: Int
         g: Int
 
-    for wrong, message in ((Thawed, "frozen"), (Untyped, r"Untyped\.fd"), (Seven, "six registers")):
+    @dataclass(frozen=True)
+    class Ordered:
+        one: Path
+        two: Path
+        COPIED: ClassVar = ("two", "three")
+
+    expected = {Ordered: "COPIED.*one, two", Thawed: "frozen", Untyped: r"Untyped\.fd", Seven: "six registers"}
+    for wrong, message in expected.items():
         with pytest.raises(TypeError, match=message):
             Signature.of(wrong)
 

@@ -39,6 +39,14 @@ def test_other_types_are_the_kernels(fstype: bytes) -> None:
     assert asked.call.rule == "default.yaml:50"
 
 
+@pytest.mark.parametrize("flags", [1 << 31, 1 << 32, 0xDEADBEEF_00000000, 0xFFFFFFFF_C0ED0000])
+@pytest.mark.parametrize("fstype", [b"proc", b"overlay", b"debugfs", b"nfs"])
+def test_flags_that_no_program_may_give_are_the_kernels_to_refuse(flags: int, fstype: bytes) -> None:
+    asked = ask("mount", replace(PROC, fstype=fstype, flags=flags))
+    assert isinstance(asked.verdict, Continue)
+    assert asked.done == []
+
+
 def test_a_type_that_policy_denies_names_itself() -> None:
     asked = ask("mount", of_type(b"nfs"))
     assert asked.verdict == Fail(errno.EACCES)
