@@ -57,7 +57,7 @@ class Tracee(Protocol):
 
     def anchor(self, path: bytes) -> Anchor:
         """Where `path` starts. ``/proc/self/fd/N`` and its like become the tracee's own descriptor: for the agent,
-        `self` would mean the agent. OSError(EBADF) for a descriptor that is not open.
+        `self` would mean the agent. OSError(ENOENT) for a descriptor that is not open, as procfs says.
         """
 
     @property

@@ -8,6 +8,7 @@ Source: seccomp_unotify(2); user_namespaces(7) for who is capable of what.
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING
 
@@ -180,7 +181,11 @@ class Pinned:
         match = _OWN_DESCRIPTOR.match(path)
         if not match or not self._is_own(match) or not self._has_procfs():
             return Anchor(path)
-        return Anchor((match["rest"] or b"").lstrip(b"/"), self.take(int(match["fd"])))
+        try:
+            fd = self.take(int(match["fd"]))
+        except OSError as error:
+            raise OSError(errno.ENOENT, "no such descriptor") from error
+        return Anchor((match["rest"] or b"").lstrip(b"/"), fd)
 
     def _is_own(self, match: re.Match[bytes]) -> bool:
         """Whether the process that the path names by number is the tracee, as its own pid namespace numbers it."""
