@@ -335,11 +335,18 @@ class AgentSubject(Protocol):
 class PinnedAgent:
     """ports.Agent for one call."""
 
-    def __init__(self, pool: AgentPool, subject: AgentSubject, on_slow: Callable[[], None] | None = None) -> None:
-        """`on_slow` stands in for the pool's."""
+    def __init__(
+        self, pool: AgentPool, subject: AgentSubject, on_slow: Callable[[], None] | None = None, unless: int = 0
+    ) -> None:
+        """`on_slow` stands in for the pool's. `unless` is the STATX_MNT_ID of a mount that may be what the call asks for,
+        made by its earlier self: where it is the target already, nothing is mounted over it.
+        """
         self._pool = pool
         self._subject = subject
         self._on_slow = on_slow
+        self._unless = unless
+        self.attached = 0
+        """STATX_MNT_ID of the mount that the call made; 0: none."""
 
     def mount(
         self,
@@ -361,15 +368,20 @@ class PinnedAgent:
         if like:
             texts[agentlink.COVERS] = b"".join(_escaped(path) + b"\n" for path in like)
             how = agentlink.LOCK_COVERS if self._subject.in_nested_user_namespace else 0
-        self._act(agentlink.MOUNT, fds, texts, flags=how, mount_flags=flags)
+        self._attach(agentlink.MOUNT, fds, texts, flags=how, mount_flags=flags)
 
     def stand_in(self, at: Anchor, *, name: str, flags: int) -> None:
         texts = {agentlink.PATH: at.path, agentlink.TYPE: name.encode()}
-        self._act(agentlink.STAND_IN, self._place(at), texts, mount_flags=flags)
+        self._attach(agentlink.STAND_IN, self._place(at), texts, mount_flags=flags)
 
     def overlay(self, at: Anchor, *, source: bytes | None, flags: int, options: bytes | None) -> None:
         fds = self._place(at) | {agentlink.CWD: self._subject.cwd_fd}
-        self._act(agentlink.OVERLAY, fds, {agentlink.PATH: at.path} | _given(source, options), mount_flags=flags)
+        self._attach(agentlink.OVERLAY, fds, {agentlink.PATH: at.path} | _given(source, options), mount_flags=flags)
+
+    def _attach(
+        self, op: int, fds: dict[int, int], texts: Mapping[int, bytes], *, flags: int = 0, mount_flags: int = 0
+    ) -> None:
+        self.attached = self._act(op, fds, texts, flags=flags, mount_flags=mount_flags)
 
     def mount_id(self, at: Anchor, *, follow: bool) -> int:
         return self._act(
@@ -414,6 +426,7 @@ class PinnedAgent:
             notification=subject.notification_id,
             flags=flags,
             mount_flags=mount_flags,
+            unless_mount=self._unless,
             capabilities=subject.capabilities,
             fsuid=subject.fsuid,
             fsgid=subject.fsgid,

@@ -7,6 +7,7 @@ whatever else a handler of ours gets wrong, becomes EIO. None of them becomes CO
 from __future__ import annotations
 
 import errno
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from threading import Condition
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+MEMORY = 5.0
+"""Seconds for which a restarted call is told which mount its earlier self made: a signal handler may run that long."""
 REPEATS = 256
 """How many results of interrupted calls are remembered per container."""
 PATIENCE = 3
@@ -64,64 +67,100 @@ class Outcome:
     comm: str = ""
     acted: bool = False
     """Something was done that must not be done twice."""
-    entered: bool = False
-    """Its repeats wait until `Dispatcher.settle` says what became of the answer."""
+    attached: int = 0
+    """STATX_MNT_ID of the mount that was made."""
+    entered: Key = ()
+    """Its key, once something may have been done: its thread's next call waits until `Dispatcher.settle` says what
+    became of the answer."""
     time_ns: int = 0
     """CLOCK_REALTIME when it was answered, and how long that took, ns."""
     elapsed_ns: int = 0
 
 
 Key = tuple[int, ...]
+"""(notify fd, thread, architecture, number, instruction pointer, registers …): what a restarted call shares with its
+earlier self. Its first two are whose call it is."""
+
+
+class Made(NamedTuple):
+    """A mount that a call made, which was answered, and perhaps not heard."""
+
+    args: Any
+    mount_id: int
+    expires: float
 
 
 @dataclass(slots=True)
 class Repeats:
     """Calls that a signal interrupted: the kernel restarts them under a new id (without WAIT_KILLABLE_RECV).
 
-    What was done already is not done again: the result waits for the restarted call. A call that is still being
-    worked on is joined by its restarted self. A call that is interrupted again and again before anything is done is,
-    after a few attempts, carried through and its result kept, so that a storm of signals cannot starve it.
+    * A thread makes one call at a time, so what is still being done for its earlier one is waited for, whatever it calls
+      now; and what turns out to be for an earlier one than the newest is dropped before anything is done for it.
+    * What was done, and found nobody waiting for the answer, is not done again: the result waits for the restarted call.
+    * An answer that the kernel took may still be lost, because the tracee was woken by a signal a moment before
+      (seccomp_do_user_notification() does not look at the answer then). So a call that is made again tells the agent which
+      mount its earlier self made: where that is the target already, nothing is mounted over it.
+    * A call that is interrupted again and again before anything is done is carried through after a few attempts, so that
+      a storm of signals cannot starve it.
+
     Source: seccomp_unotify(2), "Interaction with SA_RESTART signal handlers".
     """
 
     _results: OrderedDict[Key, Outcome] = field(default_factory=OrderedDict)
     _attempts: OrderedDict[Key, int] = field(default_factory=OrderedDict)
+    _made: OrderedDict[Key, Made] = field(default_factory=OrderedDict)
+    _newest: OrderedDict[Key, int] = field(default_factory=OrderedDict)
     _running: set[Key] = field(default_factory=set)
     _changed: Condition = field(default_factory=Condition)
 
     @staticmethod
-    def key(notification: Notification) -> Key:
-        return (notification.tid, notification.arch, notification.nr, notification.ip, *notification.args)
+    def key(fd: int, notification: Notification) -> Key:
+        return (fd, notification.tid, notification.arch, notification.nr, notification.ip, *notification.args)
 
-    def enter(self, key: Key, args: Any, host: Host, timeout: float) -> tuple[Outcome | None, bool]:
-        """The result of the same call's earlier self, which nobody has received yet (None: do it), and whether it had to
-        wait: while that self is being worked on or answered, nobody knows whether its result is wanted.
-        """
+    def begin(self, who: Key, number: int, host: Host, timeout: float) -> None:
+        """A call of thread `who` has come, as notification `number`: its earlier one must be over first."""
         with self._changed:
-            waited = key in self._running
-            if waited:
+            if number > self._newest.get(who, 0):
+                _remember(self._newest, who, number)
+            if who in self._running:
                 host.slow()
-                self._changed.wait_for(lambda: key not in self._running, timeout)
-            self._running.add(key)
-            earlier = self._results.get(key)
-        return earlier if earlier is not None and earlier.args == args else None, waited
+                self._changed.wait_for(lambda: who not in self._running, timeout)
 
-    def answered(self, key: Key) -> None:
-        """The tracee has its answer: the next call of this form is a new one."""
+    def enter(self, key: Key, number: int, args: Any, host: Host, timeout: float) -> Outcome | None:
+        """Before anything is done for a call: the result of its earlier self, which nobody has received yet; None: do it.
+
+        NotificationGone when the thread has made another call since. Numbers of one notifier only grow.
+        """
+        who = key[:2]
+        with self._changed:
+            if who in self._running:
+                host.slow()
+                self._changed.wait_for(lambda: who not in self._running, timeout)
+            if number < self._newest.get(who, 0):
+                raise NotificationGone("interrupted, and made again meanwhile")
+            self._running.add(who)
+            earlier = self._results.get(key)
+        return earlier if earlier is not None and earlier.args == args else None
+
+    def made(self, key: Key, args: Any) -> int:
+        """STATX_MNT_ID of the mount that the same call made a while ago; 0: none."""
+        with self._changed:
+            made = self._made.get(key)
+        return made.mount_id if made and made.args == args and time.monotonic() < made.expires else 0
+
+    def answered(self, key: Key, args: Any = None, mount_id: int = 0) -> None:
+        """The kernel took the answer."""
         with self._changed:
             self._results.pop(key, None)
             self._attempts.pop(key, None)
+            if mount_id:
+                _remember(self._made, key, Made(args, mount_id, time.monotonic() + MEMORY))
             self._leave(key)
 
     def unclaimed(self, key: Key, outcome: Outcome) -> None:
         """The tracee was gone when the answer came: keep it."""
         with self._changed:
             _remember(self._results, key, outcome)
-            self._leave(key)
-
-    def withdraw(self, key: Key) -> None:
-        """Nothing was tried."""
-        with self._changed:
             self._leave(key)
 
     def interrupted(self, key: Key) -> None:
@@ -131,7 +170,7 @@ class Repeats:
             self._leave(key)
 
     def _leave(self, key: Key) -> None:
-        self._running.discard(key)
+        self._running.discard(key[:2])
         self._changed.notify_all()
 
     def carry_through(self, key: Key) -> bool:
@@ -141,6 +180,13 @@ class Repeats:
                 return False
             del self._attempts[key]
             return True
+
+    def forget(self, fd: int) -> None:
+        """A session has ended: its notifier's number may be another's soon."""
+        with self._changed:
+            for table in (self._results, self._attempts, self._made, self._newest):
+                for key in [key for key in table if key[0] == fd]:
+                    del table[key]
 
 
 def _remember(table: OrderedDict[Key, Any], key: Key, value: Any) -> None:
@@ -222,6 +268,8 @@ class Dispatcher:
         self.policy = policy
         self.pool = pool
         self.repeats = Repeats()
+        self.patience = policy.limits.agent_deadline_ms / 1000
+        """Seconds: how long a thread's call waits for its earlier one."""
         self.home: Home = {}
         self.routes: dict[int, Route] = {}
         """By ic_notification.key: architecture << 32 | number."""
@@ -269,6 +317,7 @@ class Dispatcher:
             return outcome
         outcome.call = route.row.name
         subject = Subject(self, host.notifier_fd, notification, buffer)
+        self.repeats.begin((host.notifier_fd, notification.tid), notification.id, host, self.patience)
         try:
             self._decide(route, outcome, subject, host)
         except NotificationGone:
@@ -288,9 +337,9 @@ class Dispatcher:
 
     def settle(self, outcome: Outcome, *, delivered: bool) -> None:
         """To be told once for each outcome that `entered`: whether the tracee was still there for its answer."""
-        key = Repeats.key(outcome.notification)
+        key = outcome.entered
         if delivered:
-            self.repeats.answered(key)
+            self.repeats.answered(key, outcome.args, 0 if self.container.wait_killable else outcome.attached)
         elif outcome.acted and not (outcome.verdict is None or isinstance(outcome.verdict, AddFd)):
             self.repeats.unclaimed(key, outcome)
         else:
@@ -335,9 +384,11 @@ class Dispatcher:
         except _DoneBefore as done:
             earlier = done.outcome
             outcome.verdict, outcome.how, outcome.acted = earlier.verdict, earlier.how, True
+            outcome.attached = earlier.attached
             outcome.why = "done before a signal interrupted it"
         finally:
             outcome.acted = outcome.acted or (reach.asked and outcome.how is not How.CONTINUED)
+            outcome.attached = outcome.attached or reach.attached
             outcome.rule, outcome.why = call.rule or outcome.rule, outcome.why or call.why
 
 
@@ -386,25 +437,24 @@ class Reached:
         return self._agent
 
     @property
+    def attached(self) -> int:
+        return self._agent.attached if self._agent is not None else 0
+
+    @property
     def asked(self) -> bool:
         """Whether the agent may have changed something."""
         return self._agent is not None
 
     def _enter(self) -> PinnedAgent:
         dispatcher, outcome, tracee = self._dispatcher, self._outcome, self.tracee
-        repeats, key = dispatcher.repeats, Repeats.key(outcome.notification)
-        timeout = dispatcher.policy.limits.agent_deadline_ms / 1000
-        earlier, waited = repeats.enter(key, outcome.args, self._host, timeout)
-        if waited and not tracee.waits():
-            # One of many that a storm left behind. Counted as attempts, they would soon carry each other through.
-            repeats.withdraw(key)
-            raise NotificationGone("interrupted while its earlier self was being answered")
-        outcome.entered = True
+        repeats, key = dispatcher.repeats, Repeats.key(self._host.notifier_fd, outcome.notification)
+        earlier = repeats.enter(key, outcome.notification.id, outcome.args, self._host, dispatcher.patience)
+        outcome.entered = key
         if earlier is not None:
             raise _DoneBefore(earlier)
         if repeats.carry_through(key):
             tracee.notification_id = 0  # nobody is asked any more whether the tracee still waits
-        return PinnedAgent(dispatcher.pool, tracee, self._host.slow)
+        return PinnedAgent(dispatcher.pool, tracee, self._host.slow, repeats.made(key, outcome.args))
 
 
 def _how(call: Call, verdict: Verdict) -> How:

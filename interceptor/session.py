@@ -138,6 +138,7 @@ class Session:
             last = self._threads == 0 and self._over
         if last:
             self.drain()
+            self.dispatcher.repeats.forget(self.notifier.fd)
             self.notifier.close()
             self._ended(self)
 

@@ -37,13 +37,23 @@ static int still_waiting(const struct call *call)
 
 long attach(struct call *call, int mount, int target)
 {
-	long error = acceptable(mount, target);
+	struct facts facts;
+	long error = path_facts(target, &facts);
 
+	if (!error && call->request->unless_mount && facts.mount_root && facts.mount_id == call->request->unless_mount) {
+		call->value = (int64_t)facts.mount_id;
+		return 0;
+	}
+	if (!error)
+		error = acceptable(mount, target);
+	if (!error)
+		error = path_facts(mount, &facts);
 	if (error)
 		return error;
 	if (!still_waiting(call)) {
 		call->outcome = AGENT_GONE;
 		return 0;
 	}
+	call->value = (int64_t)facts.mount_id;
 	return sys(move_mount, mount, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }

@@ -12,14 +12,14 @@
 
 #include <stdint.h>
 
-#define AGENT_WIRE_VERSION 2
+#define AGENT_WIRE_VERSION 3
 #define AGENT_TEXT_MAX 32768
 #define AGENT_GROUPS_MAX 32
 
 /* The closed list of what an agent does. Nothing else, ever; each answers in docs/security.md. */
 enum agent_op {
 	AGENT_PING = 0,          /* answers 0 */
-	AGENT_MOUNT = 1,         /* a fresh mount of TYPE (proc, sysfs, …), attached at PATH */
+	AGENT_MOUNT = 1,         /* a fresh mount of TYPE (proc, sysfs, …), attached at PATH; value = its STATX_MNT_ID */
 	AGENT_STAND_IN = 2,      /* an empty read-only tmpfs in the place of TYPE, attached at PATH */
 	AGENT_OVERLAY = 3,       /* overlay with real-root privilege, mounter = the container's root kuid */
 	AGENT_MOUNT_ID = 4,      /* value = STATX_MNT_ID of the mount root at PATH; EINVAL when it is no mount's root */
@@ -68,6 +68,7 @@ struct agent_request {
 	uint32_t texts;              /* bits of enum agent_text */
 	uint32_t text_length;        /* bytes after this struct */
 	uint64_t mount_flags;        /* MS_*, for MOUNT, STAND_IN and OVERLAY */
+	uint64_t unless_mount;       /* STATX_MNT_ID: if PATH is this mount's root, nothing is attached; 0: always attach */
 	uint64_t capabilities;       /* the tracee's effective set (capabilities(7), bit per number) */
 	uint32_t fsuid, fsgid;       /* the tracee's, as host ids; never 0: a container has no host root */
 	uint32_t root_uid, root_gid; /* the container's root, as host ids: the first of its ranges */

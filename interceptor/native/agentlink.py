@@ -64,7 +64,7 @@ GONE: int = _lib.AGENT_GONE
 MALFORMED: int = _lib.AGENT_MALFORMED
 
 _VERSION: int = _lib.AGENT_WIRE_VERSION
-_HEADER = struct.Struct(f"=2I2Q4I2Q8I{GROUPS_MAX}I")
+_HEADER = struct.Struct(f"=2I2Q4I3Q8I{GROUPS_MAX}I")
 _NO_GROUPS = (0,) * GROUPS_MAX
 
 _cookies = itertools.count(1)
@@ -85,6 +85,7 @@ class Request:
     notification: int = 0
     flags: int = 0
     mount_flags: int = 0
+    unless_mount: int = 0
     capabilities: int = 0
     fsuid: int = 0
     fsgid: int = 0
@@ -123,7 +124,8 @@ def pack(request: Request, cookie: int) -> tuple[bytes, list[int]]:
     groups = request.groups[:GROUPS_MAX]
     header = _HEADER.pack(
         _VERSION, request.op, cookie, request.notification, request.flags, roles, kinds, len(texts),
-        request.mount_flags, request.capabilities, request.fsuid, request.fsgid, request.root_uid, request.root_gid,
+        request.mount_flags, request.unless_mount, request.capabilities, request.fsuid, request.fsgid,
+        request.root_uid, request.root_gid,
         request.id_count, request.deadline_ms, len(request.texts.get(DATA, b"")), len(groups),
         *groups, *_NO_GROUPS[len(groups):],
     )

@@ -86,6 +86,7 @@ class FakeAgent:
     done: list[tuple[Any, ...]] = field(default_factory=list)
     fails: BaseException | None = None
     mount_ids: dict[Anchor, int] = field(default_factory=dict)
+    attached: int = 0
 
     def _do(self, *action: Any) -> None:
         self.done.append(action)

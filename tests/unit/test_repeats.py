@@ -9,6 +9,7 @@ import pytest
 from support.waiting import wait_for
 
 from interceptor.dispatch import PATIENCE, REPEATS, Outcome, Repeats
+from interceptor.errors import NotificationGone
 from interceptor.notification import Notification
 from interceptor.verdict import Return
 
@@ -22,7 +23,8 @@ def notification(number: int, *, tid: int = 5, ip: int = 0x400000) -> Notificati
     return Notification(number, tid, 0xC000003E, 165, ip, (1, 2, 3, 4, 5, 0))
 
 
-KEY = Repeats.key(notification(1))
+FD = 7
+KEY = Repeats.key(FD, notification(1))
 
 
 class Host:
@@ -41,14 +43,14 @@ def done(number: int = 1) -> Outcome:
     return Outcome(notification(number), Return(0), args=ARGS, acted=True)
 
 
-def enter(repeats: Repeats, args: object = ARGS, timeout: float = 5) -> Outcome | None:
-    return repeats.enter(KEY, args, Host(), timeout)[0]
+def enter(repeats: Repeats, args: object = ARGS, timeout: float = 5, number: int = 1) -> Outcome | None:
+    return repeats.enter(KEY, number, args, Host(), timeout)
 
 
 def test_a_restarted_call_has_another_id_and_the_same_key() -> None:
-    assert Repeats.key(notification(1)) == Repeats.key(notification(2))
-    assert Repeats.key(notification(1)) != Repeats.key(notification(1, tid=6))
-    assert Repeats.key(notification(1)) != Repeats.key(notification(1, ip=0x400007))
+    assert Repeats.key(FD, notification(1)) == Repeats.key(FD, notification(2))
+    assert Repeats.key(FD, notification(1)) != Repeats.key(FD, notification(1, tid=6))
+    assert Repeats.key(FD, notification(1)) != Repeats.key(FD, notification(1, ip=0x400007))
 
 
 def test_an_unclaimed_result_is_found_until_it_is_delivered() -> None:
@@ -80,7 +82,7 @@ def in_background(function: Callable[[], object]) -> tuple[Thread, list[object]]
 def test_a_restarted_call_joins_its_running_self_and_says_that_it_is_slow() -> None:
     repeats, result, host = Repeats(), done(), Host()
     assert enter(repeats) is None
-    thread, results = in_background(lambda: repeats.enter(KEY, ARGS, host, 30)[0])
+    thread, results = in_background(lambda: repeats.enter(KEY, 1, ARGS, host, 30))
     wait_for(lambda: host.told, "the second call waits", within=5)
     assert results == []
     repeats.unclaimed(KEY, result)
@@ -115,14 +117,43 @@ def test_of_two_who_wait_the_second_waits_for_the_answer_to_the_first() -> None:
         assert results == [result]
 
 
-def test_whoever_had_to_wait_hears_of_it() -> None:
-    repeats = Repeats()
-    assert repeats.enter(KEY, ARGS, Host(), 5) == (None, False)
-    thread, results = in_background(lambda: repeats.enter(KEY, ARGS, Host(), 30))
-    thread.join(0.1)
-    repeats.withdraw(KEY)
+def test_a_thread_that_has_called_again_wants_nothing_done_for_its_earlier_call() -> None:
+    repeats, host = Repeats(), Host()
+    repeats.begin((FD, 5), 1, host, 5)
+    repeats.begin((FD, 5), 2, host, 5)
+    with pytest.raises(NotificationGone):
+        enter(repeats, number=1)
+    assert enter(repeats, number=2) is None
+    assert host.told == 0, "nobody had to wait"
+
+
+def test_any_call_of_a_thread_waits_for_what_is_being_done_for_its_earlier_one() -> None:
+    """Else umount2(2) would find the mount busy with the agent of an attempt that nobody wants any more."""
+    repeats, host = Repeats(), Host()
+    assert enter(repeats) is None
+    repeats.begin((FD, 6), 2, host, 5)  # another thread does not
+    thread, _ = in_background(lambda: repeats.begin((FD, 5), 3, host, 30))
+    wait_for(lambda: host.told, "the next call waits", within=5)
+    repeats.interrupted(KEY)
     thread.join(5)
-    assert results == [(None, True)]
+    assert not thread.is_alive()
+
+
+def test_the_mount_of_an_answered_call_is_remembered_for_its_repeat() -> None:
+    repeats = Repeats()
+    assert repeats.made(KEY, ARGS) == 0
+    repeats.answered(KEY, ARGS, 4711)
+    assert repeats.made(KEY, ARGS) == 4711
+    assert repeats.made(KEY, ("/sys", "sysfs")) == 0, "the tracee wrote something else there"
+
+
+def test_a_session_that_ended_is_forgotten() -> None:
+    repeats = Repeats()
+    repeats.begin((FD, 5), 9, Host(), 5)
+    repeats.answered(KEY, ARGS, 4711)
+    repeats.forget(FD)
+    assert repeats.made(KEY, ARGS) == 0
+    assert enter(repeats, number=1) is None, "numbers of another session begin anew"
 
 
 def test_waiting_ends_with_the_deadline() -> None:
@@ -152,7 +183,7 @@ def test_an_answered_call_starts_counting_anew() -> None:
 @pytest.mark.parametrize("what", ["unclaimed", "interrupted"])
 def test_memory_is_bounded_and_the_oldest_goes_first(what: str) -> None:
     repeats = Repeats()
-    keys = [Repeats.key(notification(1, tid=tid)) for tid in range(REPEATS + 10)]
+    keys = [Repeats.key(FD, notification(1, tid=tid)) for tid in range(REPEATS + 10)]
     for key in keys:
         if what == "unclaimed":
             repeats.unclaimed(key, done())

@@ -103,7 +103,7 @@ class Scripted(Dispatcher):
         self.acted: set[int] = set()
 
     def answer(self, host: Any, notification: Notification, _buffer: Any) -> Outcome:
-        outcome = Outcome(notification, entered=notification.id in self.acted, acted=notification.id in self.acted)
+        outcome = Outcome(notification, entered=(1,) if notification.id in self.acted else (), acted=notification.id in self.acted)
         outcome.verdict = self.handle(host, notification)
         outcome.call = "shutdown"
         outcome.how = How.GONE if outcome.verdict is None else How.EMULATED
