@@ -8,7 +8,8 @@ PREFIX ?= /usr/local
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := build/stamps
-SOURCES := pyproject.toml meson.build $(shell find interceptor runtime policies -type f -not -path '*/__pycache__/*')
+# Directories too: their times tell of files that are gone.
+SOURCES := pyproject.toml meson.build $(shell find interceptor runtime policies -not -name '__pycache__' -not -path '*/__pycache__/*')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LIBRARY := $(PREFIX)/lib/interceptor
 

@@ -60,6 +60,26 @@ class Host:
         argv = [str(ENTRY), "--root", str(self.directory / "runc"), "run", "--bundle", str(bundle), f"bench-{name}"]
         return subprocess.run(argv, env=self.environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
+    def start(self, name: str, root: Path, command: Sequence[str]) -> None:
+        """Starts `command` in a container that goes on."""
+        bundle = self.bundle(name, root, command)
+        null = subprocess.DEVNULL
+        self._entry("create", "--bundle", str(bundle), name, stdin=null, stdout=null, stderr=null)
+        self._entry("start", name)
+
+    def delete(self, name: str) -> None:
+        self._entry("delete", "--force", name)
+
+    def _entry(self, *words: str, **streams: int) -> None:
+        argv = [str(ENTRY), "--root", str(self.directory / "runc"), *words]
+        subprocess.run(argv, env=self.environment, check=True, **streams)
+
+    def supervisor(self) -> int:
+        """The supervisor's pid; starts it if none runs."""
+        program = "from interceptor.client import connect; print(connect(spawn=True).call('ping')['pid'])"
+        argv = [sys.executable, "-c", program]
+        return int(subprocess.run(argv, env=self.environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
     def close(self) -> None:
         """Ends the supervisor."""
         subprocess.run(

@@ -76,6 +76,7 @@ class Control:
     async def _answer(
         self, connection: trio.socket.SocketType, data: bytes, flags: int, fds: list[int], undo: ExitStack
     ) -> None:
+        afterwards: list[Callable[[], None]] = []
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise WireError(
@@ -86,10 +87,12 @@ class Control:
             if isinstance(name, str) and name in self._streams:
                 await self._stream(connection, self._streams[name], body)
                 return
-            reply = encode(await self._operate(name, Request(body, fds, undo)))
+            reply = encode(await self._operate(name, Request(body, fds, undo, afterwards)))
         except InterceptorError as error:
             reply = encode(_refusal(str(error)))
         await connection.send(reply)
+        for step in afterwards:
+            step()
 
     async def _operate(self, name: object, request: Request) -> dict[str, Any]:
         operation = self._operations.get(name) if isinstance(name, str) else None
@@ -112,15 +115,22 @@ class Control:
         async def send(message: Mapping[str, Any]) -> None:
             await _send(connection, message)
 
+        failure: InterceptorError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_hung_up, connection, nursery.cancel_scope)
-            await stream(body, send)
+            try:
+                await stream(body, send)
+            except InterceptorError as error:  # kept out of the nursery, which would wrap it in a group
+                failure = error
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
 
 async def _until_hung_up(connection: trio.socket.SocketType, scope: trio.CancelScope) -> None:
-    await connection.recv(1)
-    scope.cancel()
+    """Looks without taking: the peer's next request may come before the stream's end is noticed here."""
+    if not await connection.recv(1, socket.MSG_PEEK):
+        scope.cancel()
 
 
 async def _send(connection: trio.socket.SocketType, message: Mapping[str, Any]) -> None:

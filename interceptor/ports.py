@@ -166,6 +166,8 @@ class Request:
     body: Mapping[str, Any]
     fds: list[int]
     on_disconnect: ExitStack = field(default_factory=ExitStack)
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
+    """What is done in the control plane's own thread once the peer has its answer."""
 
 
 class Core(Protocol):

@@ -129,6 +129,8 @@ class Supervisor:
             self.last_activity = time.monotonic()
         if entry is None:
             return None
+        for session in tuple(entry.sessions):
+            session.drain()  # so that whoever follows the trace misses nothing
         entry.dispatcher.close()
         self.hub.retire(container_id)
         return entry.container
@@ -235,7 +237,7 @@ class Service:
             raise InterceptorError(
                 f"{len(running)} containers are registered ({', '.join(running)}); say force to end anyway"
             )
-        trio.from_thread.run_sync(self._scope.cancel)
+        request.afterwards.append(self._scope.cancel)
         return {}
 
     async def _trace(self, body: Mapping[str, Any], send: stream.Send) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    # structlog imports rich, where that is installed, to draw tracebacks as our log never does: 5 MB for every host.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     status = importlib.import_module("interceptor.supervisor").main(arguments)
     return int(status or 0)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native._native import ffi, lib
+from interceptor.native.reserve import Reserved
 from interceptor.notification import Notification
 from interceptor.stanza import Action, TableRow
 from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
@@ -74,7 +75,10 @@ class Notifier:
 
     def __init__(self, fd: int, table: Table, *, poll_first: bool) -> None:
         """Takes ownership of `fd`. `poll_first`: this kernel's RECV does not return when all tracees are gone."""
-        self._session = ffi.new("struct ic_session *", {"notifier": fd, "poll_first": poll_first, "table": table.c})
+        self._reserved = Reserved("struct ic_session *", ffi.sizeof("struct ic_session"))
+        self._session = self._reserved.pointer
+        self._session.notifier, self._session.poll_first = fd, poll_first
+        lib.ic_session_table(self._session, table.c)
         self._tables = [table]
         self._drained = 0
         self.fd = fd
@@ -86,7 +90,7 @@ class Notifier:
         lib.ic_session_table(self._session, table.c)
 
     def receiver(self) -> Receiver:
-        return Receiver(self._session)
+        return Receiver(self._session, self._reserved)
 
     def answer(self, notification_id: int, verdict: Verdict) -> None:
         """Sends one answer. NotificationGone when the tracee no longer waits."""
@@ -129,10 +133,11 @@ class Receiver:
     whole round trip (bench/roundtrip.py).
     """
 
-    __slots__ = ("c", "next", "out")
+    __slots__ = ("_memory", "c", "next", "out")
 
-    def __init__(self, session: object) -> None:
+    def __init__(self, session: object, memory: Reserved) -> None:
         self.c = session
+        self._memory = memory
         self.out = ffi.new("struct ic_notification *")
         self.next: Callable[..., int] = lib.ic_next
         """(c, answered id or 0, value, errno, flags, note or -1, out) → 0, or -ENODEV when all tracees are gone."""

@@ -39,6 +39,18 @@ static uint64_t now(clockid_t clock)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+void *ic_reserve(uint64_t size)
+{
+	void *memory = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return memory == MAP_FAILED ? 0 : memory;
+}
+
+void ic_release(void *memory, uint64_t size)
+{
+	munmap(memory, size);
+}
+
 int ic_set_sync_wake_up(int notifier)
 {
 	return ioctl(notifier, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP) < 0 ? -errno : 0;

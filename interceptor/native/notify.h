@@ -72,6 +72,10 @@ struct ic_session {
 	struct ic_hit hit[IC_HITS];
 };
 
+/* Zeroed memory that costs nothing until it is touched: most sessions answer little. Null when there is none. */
+void *ic_reserve(uint64_t size);
+void ic_release(void *memory, uint64_t size);
+
 int ic_set_sync_wake_up(int notifier);
 int ic_notify_sizes(uint16_t sizes[3]);
 void ic_session_table(struct ic_session *session, struct ic_table *table);

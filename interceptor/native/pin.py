@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native._native import ffi, lib
+from interceptor.native.reserve import Reserved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +23,11 @@ _GONE = frozenset({errno.ESRCH, errno.ENOENT})
 class Buffer:
     """Scratch memory for one receiving thread."""
 
-    __slots__ = ("memory", "pieces", "pin")
+    __slots__ = ("_reserved", "memory", "pieces", "pin")
 
     def __init__(self) -> None:
-        self.memory = ffi.new("char[]", BUFFER_SIZE)
+        self._reserved = Reserved("char *", BUFFER_SIZE)
+        self.memory = self._reserved.pointer
         self.pieces = ffi.new("struct ic_piece[]", lib.IC_PIECES)
         self.pin = ffi.new("struct ic_pin *")
 

@@ -52,7 +52,9 @@ class Script:
             self.arrivals.put(arrival)
 
     def receiver(self) -> Any:
-        out = SimpleNamespace(id=0, key=0, tid=100, arch=Arch.X86_64, nr=SHUTDOWN, ip=1, args=(0,) * 6, sent=0, received=0)
+        out = SimpleNamespace(
+            id=0, key=0, tid=100, arch=Arch.X86_64, nr=SHUTDOWN, ip=1, args=(0,) * 6, sent=0, received=0
+        )
 
         def following(_c: Any, answered: int, value: int, error: int, flags: int, _note: int, out: Any) -> int:
             out.sent = self._send(answered, (value, error, flags)) if answered else 0
@@ -103,7 +105,9 @@ class Scripted(Dispatcher):
         self.acted: set[int] = set()
 
     def answer(self, host: Any, notification: Notification, _buffer: Any) -> Outcome:
-        outcome = Outcome(notification, entered=(1,) if notification.id in self.acted else (), acted=notification.id in self.acted)
+        outcome = Outcome(
+            notification, entered=(1,) if notification.id in self.acted else (), acted=notification.id in self.acted
+        )
         outcome.verdict = self.handle(host, notification)
         outcome.call = "shutdown"
         outcome.how = How.GONE if outcome.verdict is None else How.EMULATED
