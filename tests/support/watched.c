@@ -33,22 +33,26 @@
 		} \
 	} while (0)
 
-/* A user namespace below ours, and its UTS namespace, which we enter without entering the user namespace. */
+/* A user namespace below ours, and its UTS namespace, which we enter without entering the user namespace. Its process ends
+ * when we do: told by a pipe, because a parent that dropped its capabilities may not signal its death any more.
+ */
 static void own_uts(void)
 {
 	char path[64];
-	int ready[2], fd;
+	int ready[2], life[2], fd;
 	pid_t child;
 
 	MUST(pipe2(ready, O_CLOEXEC));
+	MUST(pipe2(life, O_CLOEXEC));
 	child = fork();
 	if (child == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(life[1]);
 		MUST(unshare(CLONE_NEWUSER | CLONE_NEWUTS));
 		MUST(write(ready[1], "", 1));
-		pause();
+		MUST(read(life[0], path, 1));
 		_exit(0);
 	}
+	close(life[0]);
 	MUST(read(ready[0], path, 1));
 	snprintf(path, sizeof path, "/proc/%d/ns/uts", child);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
