@@ -80,6 +80,8 @@ class Watched:
 
     def close(self) -> None:
         self.end()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)  # so that it can reap its own children
         self.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -36,10 +36,12 @@
 /* A user namespace below ours, and its UTS namespace, which we enter without entering the user namespace. Its process ends
  * when we do: told by a pipe, because a parent that dropped its capabilities may not signal its death any more.
  */
+static int life[2] = {-1, -1};
+
 static void own_uts(void)
 {
 	char path[64];
-	int ready[2], life[2], fd;
+	int ready[2], fd;
 	pid_t child;
 
 	MUST(pipe2(ready, O_CLOEXEC));
@@ -184,5 +186,8 @@ int main(int argc, char **argv)
 			args[i] = strtoul(word, 0, 0);
 		printf("%ld\n", call(abi, nr, args));
 	}
+	close(life[1]);
+	while (wait(0) > 0)
+		;
 	return 0;
 }
