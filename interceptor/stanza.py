@@ -18,6 +18,7 @@ Source: OCI runtime-spec config-linux.md, "Seccomp"; seccomp_rule_add(3) for SCM
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -106,9 +107,15 @@ def complement(conditions: Sequence[Masks]) -> list[Masks]:
     A masked comparison fails when any one bit of its mask is not as wanted; so one such bit is chosen of each, in all
     ways, and what another alternative covers is left out.
     """
+    return list(_complement(tuple(tuple(condition.items()) for condition in conditions)))
+
+
+@functools.lru_cache(maxsize=256)
+def _complement(conditions: tuple[tuple[tuple[int, tuple[int, int]], ...], ...]) -> list[Masks]:
+    """Kept: it is the same for every container of a policy, and takes a millisecond for mount(2)."""
     found: list[Masks] = [{}]
     for condition in conditions:
-        failing = [(index, bit, ~value & bit) for index, (mask, value) in condition.items() for bit in _bits(mask)]
+        failing = [(index, bit, ~value & bit) for index, (mask, value) in condition for bit in _bits(mask)]
         both = (_and(tests, *test) for tests in found for test in failing)
         found = _shortest([tests for tests in both if tests is not None])
     return found
