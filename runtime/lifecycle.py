@@ -160,8 +160,11 @@ class Lifecycle:
         record.init_pid, record.init_start = pid, process.start_time(pid)
         with in_mount_namespace(pending.namespace.fileno()):
             table = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_text())
-            cgroups.delegate(pid, membership, table, record.ids)
-            record.save(self._host.places.container(record.id))
+            given = cgroups.delegate(pid, membership, table, record.ids)
+            base = self._host.places.container(record.id)
+            if given:  # every hierarchy has all processes; the kernel names those with controllers first
+                records.write(f"{base}/{records.CGROUP}", given[0] + "\n")
+            record.save(base)
         _note_init(pending.container, pid)
         self._copies.add(record)
 

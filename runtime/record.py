@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RECORD = "record.json"
 RUNTIME = "runtime"
+CGROUP = "cgroup"
+"""A file of one line: the directory of a cgroup of the container's own, for interceptor-runc's `ps`."""
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
  *
  *   create exec delete   the supervisor has a part in them: shim_create.c
  *   run                  create, start, wait, delete: shim_run.c
+ *   ps                   the container's whole cgroup: shim_ps.c
  *   supervise            starts the supervisor if none runs, for our own programs (client.py)
  *   checkpoint restore   refused: a checkpoint would freeze intercepted calls that only the supervisor can answer
  *   all others           go to the runtime underneath as they came
@@ -29,7 +30,8 @@ static const char HELP[] =
 	"are intercepted by policy.\n"
 	"\n"
 	"  create, run, exec, delete     with the supervisor's help, which is started when none runs\n"
-	"  start, state, kill, list, pause, resume, ps, update, events, features, spec\n"
+	"  ps                            the processes of the container's cgroup and of those below it\n"
+	"  start, state, kill, list, pause, resume, update, events, features, spec\n"
 	"                                by the runtime underneath (whose list takes containers with a clock of their\n"
 	"                                own for stopped: see `interceptor ps`)\n"
 	"  checkpoint, restore           are not supported\n"
@@ -105,6 +107,8 @@ static int dispatch(struct options *options)
 	}
 	if (is_one_of(options->command, unsupported))
 		fail("not supported: intercepted calls cannot be frozen and thawed; stop the container and start it again");
+	if (strcmp(options->command, "ps") == 0 && list_processes(options))
+		return 0;
 	if (!has_container(options->command))
 		options->id = NULL;
 	pass_on(options);

@@ -77,7 +77,8 @@ struct options {
 	const char *command;
 	bool version, help;
 	/* Of the command, as far as we need to know them. */
-	const char *bundle, *pid_file, *console_socket, *process, *sync_fd, *id;
+	const char *bundle, *pid_file, *console_socket, *process, *sync_fd, *format, *id;
+	int id_at; /* argv[id_at] is the id, where there is one */
 	bool force, detach, keep;
 	char **env;
 	int env_count;
@@ -152,6 +153,11 @@ int run_and_wait(char *const *argv, const char *clock_of);
 int run_silently(char *const *argv);
 /* A process's pid as its pid file says, or -1. */
 pid_t read_pid_file(const char *path);
+
+/* ---- shim_ps.c ---- */
+
+/* Prints the container's processes as `ps` does; false, and nothing printed, when the cgroup is not known or gone. */
+bool list_processes(const struct options *options);
 
 /* ---- shim_create.c, shim_run.c ---- */
 

@@ -1,7 +1,7 @@
 /* The OCI runtime command line, as far as it must be understood in order to pass it on.
  *
  * Source: runc's main.go and *.go commands (urfave/cli over Go's flag package: -option and --option are the same, a value
- * follows after a space or a "=", arguments and options may be mixed except in `exec`), crun's src/ *.c (argp).
+ * follows after a space or a "=", arguments and options may be mixed except in `exec` and `ps`), crun's src/ *.c (argp).
  * An option that is not in the table is passed on as one that takes no value: the runtime says what it thinks of it.
  */
 #include <stdlib.h>
@@ -176,6 +176,8 @@ static void take_value(struct options *options, const char *name, const char *va
 		options->process = value;
 	else if (strcmp(name, "sync-fd") == 0)
 		options->sync_fd = value;
+	else if (strcmp(name, "format") == 0)
+		options->format = value;
 	else if (strcmp(name, "config") == 0)
 		fail("--config %s: the configuration is the bundle's config.json", value);
 	else if (strcmp(name, "env") == 0)
@@ -207,10 +209,12 @@ static void parse_command(struct options *options, int at)
 		struct word word = only_arguments ? (struct word){.value = options->argv[at], .next = at + 1} : read_word(options, options->command, at);
 		if (word.option)
 			take_option(options, &word);
-		else if (!word.is_option && !options->id)
+		else if (!word.is_option && !options->id) {
 			options->id = word.value;
-		if (options->id && strcmp(options->command, "exec") == 0)
-			return; /* the rest is the command to run */
+			options->id_at = at;
+		}
+		if (options->id && (strcmp(options->command, "exec") == 0 || strcmp(options->command, "ps") == 0))
+			return; /* the rest is the command to run, or for ps(1) */
 		at = word.next;
 	}
 }

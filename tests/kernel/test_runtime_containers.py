@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import oci
+from support.fake_supervisor import SHIM
 from support.mounts import mounts
+from support.waiting import wait_for
 
 from interceptor.native.namespaces import in_mount_namespace
 from runtime import dockercp
@@ -225,6 +227,27 @@ def test_cgroups_are_delegated_and_limits_are_not(host: oci.Host, plain: Path) -
     assert own[1:] == ["its own"], said
     assert "Permission denied" in refused
     assert last == "limited by the host"
+
+
+def test_processes_that_the_container_moved_are_listed(host: oci.Host, plain: Path) -> None:
+    script = """
+        for at in $(cat /proc/self/mountinfo | grep -o '/sys/fs/cgroup[^ ]*'); do
+            test -w $at/cgroup.procs && mkdir -p $at/inner && echo 0 > $at/inner/cgroup.procs
+        done
+        sleep 1000 & touch /moved; wait
+    """
+    init = host.create("a", host.bundle("a", oci.config(plain, "sh", "-c", script, cgroup=host.cgroup + "/a")))
+    host.start("a")
+    wait_for((plain / "moved").exists, "the container moves its processes", within=10)
+    shim = ["env", f"INTERCEPTOR_RUN={host.places.run}", str(SHIM), *host.oci]
+    assert "/inner\n" in Path(f"/proc/{init}/cgroup").read_text()
+    listed = json.loads(host.run(*shim, "ps", "--format", "json", "a").stdout)
+    table = host.run(*shim, "ps", "a", "-eo", "pid,comm").stdout
+    assert host.run(host.runtime, *host.oci, "state", "a").returncode == 0
+    host.delete("a")
+    assert len(listed) == 2
+    assert init in listed
+    assert sorted(line.split()[1] for line in table.splitlines()[1:]) == ["sh", "sleep"]
 
 
 def test_file_capabilities_of_an_image_work_inside(host: oci.Host, tmp_path: Path) -> None:
