@@ -1,7 +1,8 @@
 """What a container is called and made from: image, name and labels, as far as its engine tells a runtime.
 
 Docker tells nothing; it keeps config.v2.json beside the files that it binds to /etc/hosts, hostname and resolv.conf.
-CRI engines and nerdctl write annotations, Podman too.
+CRI engines and nerdctl write annotations, Podman too, and `interceptor run` (interceptor/run/bundle.py). The last count
+only where no engine has said anything: who may annotate a container may not thereby choose another image's policy.
 Source: moby container/container.go, ConfigPath(); containerd pkg/cri/annotations; nerdctl pkg/labels; podman
 pkg/annotations.
 """
@@ -30,6 +31,7 @@ _NAME = (
     "io.podman.annotations.name",
     "nerdctl/name",
 )
+_OUR_IMAGE, _OUR_NAME = "interceptor.image", "interceptor.name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ def identify(
     image, name = _first(annotations, _IMAGE), _first(annotations, _NAME)
     if image or name:
         return Identity(image, name, {})
-    return _docker(container_id, config.get("mounts") or [], read) or Identity()
+    told = _docker(container_id, config.get("mounts") or [], read)
+    return told or Identity(annotations.get(_OUR_IMAGE) or None, annotations.get(_OUR_NAME) or None)
 
 
 def _first(annotations: Mapping[str, str], keys: Iterable[str]) -> str | None:

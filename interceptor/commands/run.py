@@ -79,7 +79,7 @@ def _plan(arguments: argparse.Namespace) -> runner.Plan:
         cpus=arguments.cpus,
         volumes=arguments.volume,
         policy=arguments.policy,
-        image=found.name or (arguments.image.name.partition(".")[0] if arguments.image else None),
+        image=found.name or (image.name_of(arguments.image) if arguments.image else None),
     )
     return runner.Plan(
         wanted,

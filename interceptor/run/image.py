@@ -35,6 +35,7 @@ _ARCHIVE_MEMBER = re.compile(
     r"(\./)?(manifest\.json|repositories|index\.json|oci-layout|blobs(/.*)?|[0-9a-f]{64}(\.json|\.tar|/.*)?)"
 )
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+_ARCHIVE = re.compile(r"(.+?)\.(tar(\.\w+)?|t(gz|xz|zst|bz2?))", re.IGNORECASE)
 _COMPRESSIONS = {b"\x1f\x8b": "--gzip", b"\x28\xb5\x2f\xfd": "--zstd", b"\xfd7zXZ": "--xz", b"BZh": "--bzip2"}
 
 
@@ -58,6 +59,12 @@ class Image:
     defaults: Defaults
     name: str | None = None
     """The first tag, where the archive has one."""
+
+
+def name_of(path: Path) -> str:
+    """What an image without a tag is called: its file's name without .tar and the like."""
+    archive = _ARCHIVE.fullmatch(path.name)
+    return archive[1] if archive else path.name
 
 
 def load(path: Path) -> Image:

@@ -340,6 +340,17 @@ def test_a_terminal(host: Host) -> None:
         assert terminal.wait() == 5
 
 
+def test_ps_shows_name_and_image(host: Host, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "tool-1.2.tar.gz", "w:gz") as archive:
+        archive.add(host.rootfs, ".")
+    started = host.interceptor("run", "-d", "--name", "d1", "--image", tmp_path / "tool-1.2.tar.gz", "--", "sleep", "1000")
+    assert started.returncode == 0, started.stderr
+    heading, line = host.interceptor("ps").stdout.splitlines()
+    assert heading.split()[:3] == ["CONTAINER", "NAME", "IMAGE"]
+    assert line.split()[:3] == ["d1", "d1", "tool-1.2"]
+    assert host.interceptor("rm", "--force", "d1").returncode == 0
+
+
 def test_an_image_of_layers(host: Host, tmp_path: Path) -> None:
     def layer(files: dict[str, bytes]) -> bytes:
         buffer = io.BytesIO()

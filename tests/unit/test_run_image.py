@@ -131,6 +131,23 @@ def test_equal_layers_are_unpacked_once(tmp_path: Path) -> None:
     assert second.layers[1:] == first.layers
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("debian-12.5.tar", "debian-12.5"),
+        ("web.tar.gz", "web"),
+        ("web.tar.zst", "web"),
+        ("web.TGZ", "web"),
+        ("a.tar.b", "a"),
+        ("web", "web"),
+        ("web.img", "web.img"),
+        (".tar", ".tar"),
+    ],
+)
+def test_an_image_without_a_tag_is_called_as_its_file(file: str, name: str) -> None:
+    assert image.name_of(Path("/images") / file) == name
+
+
 def test_an_image_that_is_known_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(tmp_path, docker_save([LOWER]))
     monkeypatch.setattr(image, "_unpack", None)

@@ -274,6 +274,17 @@ def test_cri_says_it_by_annotations() -> None:
     assert image.identify("x", {"annotations": annotations}).image == "k8s/pause"
 
 
+def test_our_own_annotations_count_where_no_engine_has_said_anything() -> None:
+    ours = {"interceptor.image": "debian:12", "interceptor.name": "web"}
+    assert image.identify("x", {"annotations": ours}) == image.Identity("debian:12", "web")
+    assert image.identify("x", {"annotations": {"interceptor.name": "web"}}) == image.Identity(None, "web")
+    podman = {**ours, "io.podman.annotations.name": "pod"}
+    assert image.identify("x", {"annotations": podman}) == image.Identity(None, "pod")
+    config = {"mounts": [{"destination": "/etc/hosts", "source": "/d/x/hosts"}], "annotations": ours}
+    told = '{"Name": "/db", "Config": {"Image": "postgres"}}'
+    assert image.identify("x", config, lambda _: told) == image.Identity("postgres", "db")
+
+
 def test_the_engine_is_known_by_its_hook() -> None:
     hook = {"path": "/proc/42/exe", "args": ["libnetwork-setkey", "x", "y"]}
     assert engine_pid({"hooks": {"prestart": [hook]}}) == 42
