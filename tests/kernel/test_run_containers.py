@@ -126,7 +126,7 @@ def module_host(request: pytest.FixtureRequest) -> Iterator[Host]:
 @pytest.fixture
 def host(module_host: Host) -> Iterator[Host]:
     yield module_host
-    for name in (entry.name for entry in (module_host.state / "run").iterdir() if not entry.name.startswith(".")):
+    for name in (path.name for path in module_host.state.glob("run/*") if not path.name.startswith(".")):
         module_host.interceptor("rm", "--force", name)
     module_host.expect_nothing_left()
 
