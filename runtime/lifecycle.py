@@ -23,6 +23,7 @@ from runtime import (
     cgroups,
     commandline,
     mountinfo,
+    nodes,
     ociconfig,
     process,
     removal,
@@ -165,6 +166,7 @@ class Lifecycle:
             if given:  # every hierarchy has all processes; the kernel names those with controllers first
                 records.write(f"{base}/{records.CGROUP}", given[0] + "\n")
             record.save(base)
+            nodes.give(pid, base, record.ids)
         _note_init(pending.container, pid)
         self._copies.add(record)
 

@@ -81,6 +81,13 @@ def test_systemd_is_running_within_ten_seconds_and_no_unit_failed(system: System
 
 
 @everywhere
+def test_the_common_devices_are_roots(system: System) -> None:
+    names = ("null", "zero", "full", "random", "urandom", "tty")
+    listed = system.sh("stat -c '%u:%g %a' " + " ".join(f"/dev/{name}" for name in names))
+    assert listed.splitlines() == ["0:0 666"] * len(names)
+
+
+@everywhere
 def test_its_root_is_nobody_outside(system: System) -> None:
     inside, outside, length = Path(f"/proc/{system.pid}/uid_map").read_text(encoding="ascii").split()[:3]
     assert (inside, length) == ("0", str(CONTAINER_RANGE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -227,6 +228,38 @@ def test_cgroups_are_delegated_and_limits_are_not(host: oci.Host, plain: Path) -
     assert own[1:] == ["its own"], said
     assert "Permission denied" in refused
     assert last == "limited by the host"
+
+
+def test_device_nodes_are_the_containers_own(host: oci.Host, plain: Path) -> None:
+    script = """
+        stat -c '%u:%g %a %n' /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty
+        echo x > /dev/null && cat < /dev/null && echo written
+        busybox head -c 4 /dev/zero | busybox wc -c; busybox head -c 4 /dev/urandom | busybox wc -c; echo x > /dev/full
+        chown 7:7 /dev/null && busybox chmod 600 /dev/null; stat -c '%u %a' /dev/null; readlink /dev/stdout; grep -c ' /dev/null ' /proc/self/mountinfo
+    """  # noqa: E501
+    before = Path("/dev/null").stat()
+    other = host.bundle("b", oci.config(plain, "stat", "-c", "%u %a", "/dev/null", cgroup=host.cgroup + "/b"))
+    host.create("b", other)
+    said = host.output_of("a", oci.config(plain, "sh", "-c", script, cgroup=host.cgroup + "/a")).splitlines()
+    host.start("b")
+    wait_for(lambda: host.state("b") == "stopped", "the end of container b", within=20)
+    host.delete("b")
+    assert said[:6] == [f"0:0 666 /dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")]
+    assert said[6:9] == ["written", "4", "4"], said
+    assert "No space left on device" in said[9]
+    assert said[10:] == ["7 600", "/proc/self/fd/1", "1"]
+    assert (host.directory / "b.out").read_text() == "0 666\n"
+    after = Path("/dev/null").stat()
+    assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
+
+
+def test_where_no_node_can_be_made_the_hosts_stay(host: oci.Host, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(errno.EPERM, "mknod")
+
+    monkeypatch.setattr("runtime.nodes.os.mknod", refuse)
+    script = "echo x > /dev/null && stat -c %u /dev/null"
+    assert host.output_of("a", oci.config(plain, "sh", "-c", script, cgroup=host.cgroup + "/a")) == "65534\n"
 
 
 def test_processes_that_the_container_moved_are_listed(host: oci.Host, plain: Path) -> None:

@@ -1,0 +1,94 @@
+"""/dev/null and its like, made anew so that they belong to the container's root.
+
+In a user namespace runtimes bind the host's nodes, which are nobody's inside. Between `create` and `start` each is
+replaced by a node on a tmpfs of the container's own. Of its own, because its root may then chmod what it owns; made by
+the host, because a node on a filesystem that a user namespace owns cannot be opened (SB_I_NODEV). It goes with the
+container's mount namespace.
+Source: OCI runtime-spec, config-linux.md, "Default Devices"; Linux fs/namei.c, may_open_dev().
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from interceptor.native import mounts
+from interceptor.native.fd import Fd
+from interceptor.native.namespaces import in_mount_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from interceptor.container import IdRange
+
+NODES = {
+    "null": os.makedev(1, 3),
+    "zero": os.makedev(1, 5),
+    "full": os.makedev(1, 7),
+    "random": os.makedev(1, 8),
+    "urandom": os.makedev(1, 9),
+    "tty": os.makedev(5, 0),
+}
+"""Linux Documentation/admin-guide/devices.txt."""
+
+
+def give(pid: int, base: str, ids: IdRange) -> list[str]:
+    """Replaces the nodes of the container whose init is `pid` and has not run anything yet; answers their names.
+
+    Runs in the mount namespace where `base`, the container's run directory, is a private mount. A node that is missing,
+    is no device of that number, or is no mount stays as the engine wanted it; all stay where the host itself may not
+    make device nodes.
+    """
+    with ExitStack() as stack, Fd(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
+        with in_mount_namespace(namespace.fileno()):
+            found = [name for name in NODES if _is_bound(name)]
+        try:
+            made = {name: stack.enter_context(tree) for name, tree in _make(found, base, ids).items()}
+        except PermissionError:
+            return []  # no CAP_MKNOD: the host is a container itself
+        with in_mount_namespace(namespace.fileno()):
+            for name, tree in made.items():
+                _replace(name, tree)
+    return found
+
+
+def _is_bound(name: str) -> bool:
+    """Paths are the container's here, and nothing runs in it that could change them."""
+    path = f"/dev/{name}"
+    try:
+        status = os.lstat(path)
+        return stat.S_ISCHR(status.st_mode) and status.st_rdev == NODES[name] and mounts.mount_root(path).is_root
+    except OSError:
+        return False
+
+
+def _make(names: Iterable[str], base: str, ids: IdRange) -> Mapping[str, Fd]:
+    """A detached mount of each node. Cloned from a tmpfs that is attached meanwhile: before Linux 6.15 a detached one
+    cannot be cloned.
+    """
+    at = f"{base}/dev"
+    os.mkdir(at, 0o700)
+    try:
+        with mounts.fresh("tmpfs", [("size", "4k"), ("nr_inodes", "16"), ("mode", "0755")]) as tmpfs:
+            mounts.move_mount(tmpfs.fileno(), at)
+        try:
+            return {name: _node(at, name, ids) for name in names}
+        finally:
+            mounts.unmount(at)
+    finally:
+        os.rmdir(at)
+
+
+def _node(directory: str, name: str, ids: IdRange) -> Fd:
+    path = f"{directory}/{name}"
+    os.mknod(path, stat.S_IFCHR | 0o600, NODES[name])
+    os.chown(path, ids.first, ids.first)
+    os.chmod(path, 0o666)  # noqa: S103 - as on every Unix
+    return mounts.open_tree(path)
+
+
+def _replace(name: str, tree: Fd) -> None:
+    mounts.unmount(f"/dev/{name}")
+    mounts.move_mount(tree.fileno(), f"/dev/{name}")
