@@ -134,6 +134,9 @@ def test_the_whole_report(tmp_path: Path) -> None:
 
 
 def test_the_report_needs_root() -> None:
-    done = subprocess.run(DOCTOR, cwd="/", capture_output=True, text=True, check=False, timeout=60, user=65534)
+    try:
+        done = subprocess.run(DOCTOR, cwd="/", capture_output=True, text=True, check=False, timeout=60, user=65534)
+    except PermissionError:
+        pytest.skip(f"{sys.executable} lies where only root may go")
     assert done.returncode == 1
     assert "needs root: sudo interceptor doctor" in done.stderr
