@@ -20,7 +20,7 @@ from interceptor.args import Arch, Decoder, Want
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.policy import Caller, Decision, Do, Policy
 from interceptor.ports import Call
-from interceptor.stanza import outside, whole_call
+from interceptor.stanza import RegisterTests, outside, reach, whole_call
 from interceptor.trace.record import How, Record
 from interceptor.tracee import Home, Pinned, pin
 from interceptor.verdict import AddFd, Continue, Fail, Verdict
@@ -252,6 +252,8 @@ class Route(NamedTuple):
 
     row: Syscall
     decode: Decoder
+    when: RegisterTests
+    """Which calls the handler is for."""
     whole: Decision | None
     """The decision, when it is the same for every call."""
     quick: Any
@@ -291,10 +293,10 @@ class Dispatcher:
         decode = row.signature.decoder(arch)
         if row.pure and whole is not None and whole.do is Do.EMULATE:
             nothing = None if row.signature.fields else row.signature.args()
-            route = Route(row, decode, whole, nothing, len(self.quick))
+            route = Route(row, decode, reach(row), whole, nothing, len(self.quick))
             self.quick.append(route)
         else:
-            route = Route(row, decode, whole, None, -1)
+            route = Route(row, decode, reach(row), whole, None, -1)
         self.routes[key_of(arch, number)] = route
 
     def name_of(self, arch: int, number: int) -> str:
@@ -367,7 +369,7 @@ class Dispatcher:
                 outcome.verdict, outcome.how = Fail(decision.errno), How.DENIED
             case Do.NATIVE:
                 outcome.verdict, outcome.how = Continue(because="policy leaves it to the kernel"), How.NATIVE
-            case Do.EMULATE if row.when and outside(row, registers):
+            case Do.EMULATE if outside(route.when, registers):
                 outcome.verdict, outcome.how = Continue(because="the filter is wider than the handler"), How.CONTINUED
             case Do.EMULATE:
                 self._handle(row, outcome, subject, decision, host)

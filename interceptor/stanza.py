@@ -182,13 +182,23 @@ def _all(tests: Masks, others: Masks) -> Masks | None:
     return both
 
 
-def outside(row: Syscall, registers: Sequence[int]) -> bool:
-    """Whether the row's `when` leaves this call to the kernel. It arrives only when a rule may deny it: policy is to be
+RegisterTests = tuple[tuple[int, int, int], ...]
+"""(register, mask, value): alternatives. Plain numbers, because they are looked at for each call and enum's are slow."""
+
+
+def reach(row: Syscall) -> RegisterTests:
+    """The row's `when` for `outside`; empty: every call."""
+    return tuple((_field(row, m.field).register, int(m.mask), int(m.value)) for m in row.when)
+
+
+def outside(tests: RegisterTests, registers: Sequence[int]) -> bool:
+    """Whether a row's `when` leaves this call to the kernel. It arrives only when a rule may deny it: policy is to be
     asked, and where it does not deny the call is continued, never emulated.
     """
-    return bool(row.when) and not any(
-        registers[_field(row, m.field).register] & m.mask == m.value for m in row.when
-    )
+    for register, mask, value in tests:
+        if registers[register] & mask == value:
+            return False
+    return bool(tests)
 
 
 def _field(row: Syscall, name: str) -> Field:

@@ -12,7 +12,7 @@ from interceptor.handlers.mount import MountArgs, MountFlag
 from interceptor.policy import Mount
 from interceptor.ports import Namespace
 from interceptor.registry import load
-from interceptor.stanza import outside
+from interceptor.stanza import outside, reach
 from interceptor.verdict import Continue, Fail, Return
 from interceptor.wire import Anchor
 
@@ -147,7 +147,7 @@ NEW, OLD_STYLE = MountFlag.MS_NOSUID, MAGIC | MountFlag.MS_NOSUID
     ],
 )
 def test_only_new_mounts_leave_the_kernel(flags: int, looked_at: bool) -> None:
-    assert outside(load()["mount"], (0, 0, 0, flags, 0, 0)) is not looked_at
+    assert outside(reach(load()["mount"]), (0, 0, 0, flags, 0, 0)) is not looked_at
 
 
 def test_the_old_magic_number_is_no_flag() -> None:
