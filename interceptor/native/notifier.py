@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from interceptor.errors import InterceptorError, NotificationGone
@@ -109,15 +110,16 @@ class Notifier:
         first = max(self._drained, count - _REMEMBERED)
         lost = first - self._drained
         self._drained = count
-        return [self._hit(number % _REMEMBERED) for number in range(first, count)], lost
+        since_epoch = time.time_ns() - time.monotonic_ns()
+        return [self._hit(since_epoch, number % _REMEMBERED) for number in range(first, count)], lost
 
-    def _hit(self, slot: int) -> Hit:
+    def _hit(self, since_epoch: int, slot: int) -> Hit:
         c = self._session.hit[slot]
         noted = c.rule & _NOTE
         rule = "" if noted else self._tables[-1].rule(c.rule)
         note = c.rule & ~_NOTE if noted else None
         verdict = read_wire_form(c.value, c.error, c.flags)
-        return Hit(c.time, c.tid, c.arch, c.nr, tuple(ffi.unpack(c.args, 6)), rule, note, verdict, c.nanoseconds)
+        return Hit(c.time + since_epoch, c.tid, c.arch, c.nr, tuple(ffi.unpack(c.args, 6)), rule, note, verdict, c.nanoseconds)
 
     def close(self) -> None:
         """Closes the fd, once. Calls still waiting fail with ENOSYS (seccomp_unotify(2)): only when the session ended."""

@@ -31,11 +31,11 @@
 #define ARCH_I386 0x40000003u
 #define X32_SYSCALL_BIT 0x40000000
 
-static uint64_t now(clockid_t clock)
+static uint64_t now(void)
 {
 	struct timespec t;
 
-	clock_gettime(clock, &t);
+	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
@@ -168,8 +168,8 @@ static void remember(struct ic_session *session, const struct ic_notification *c
 {
 	struct ic_hit *hit = &session->hit[session->hit_count % IC_HITS];
 
-	hit->time = now(CLOCK_REALTIME);
-	hit->nanoseconds = (uint32_t)(now(CLOCK_MONOTONIC) - call->received);
+	hit->time = now();
+	hit->nanoseconds = (uint32_t)(hit->time - call->received);
 	memcpy(hit->args, call->args, sizeof hit->args);
 	hit->tid = call->tid;
 	hit->arch = call->arch;
@@ -200,7 +200,7 @@ static void flatten(const struct seccomp_notif *request, struct ic_notification 
 	out->nr = request->data.nr;
 	out->ip = request->data.instruction_pointer;
 	memcpy(out->args, request->data.args, sizeof out->args);
-	out->received = now(CLOCK_MONOTONIC);
+	out->received = now();
 }
 
 int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t error, uint32_t flags, int32_t note,

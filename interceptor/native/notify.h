@@ -52,7 +52,7 @@ struct ic_notification {
 };
 
 struct ic_hit {
-	uint64_t time;       /* CLOCK_REALTIME, ns */
+	uint64_t time;       /* CLOCK_MONOTONIC when it was answered, ns */
 	uint64_t args[6];
 	uint32_t tid;
 	uint32_t arch;
