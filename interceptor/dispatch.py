@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 MEMORY = 5.0
 """Seconds for which a restarted call is told which mount its earlier self made: a signal handler may run that long."""
+KEPT_SECONDS = 60.0
+"""Seconds for which a result waits for the restarted call."""
 REPEATS = 256
 """How many results of interrupted calls are remembered per container."""
 PATIENCE = 3
@@ -106,7 +108,8 @@ class Repeats:
     Source: seccomp_unotify(2), "Interaction with SA_RESTART signal handlers".
     """
 
-    _results: OrderedDict[Key, Outcome] = field(default_factory=OrderedDict)
+    _results: OrderedDict[Key, tuple[Outcome, float]] = field(default_factory=OrderedDict)
+    """With the time (CLOCK_MONOTONIC, s) until which it is believed: a thread's number may be another's by then."""
     _attempts: OrderedDict[Key, int] = field(default_factory=OrderedDict)
     _made: OrderedDict[Key, Made] = field(default_factory=OrderedDict)
     _newest: OrderedDict[Key, int] = field(default_factory=OrderedDict)
@@ -139,8 +142,8 @@ class Repeats:
             if number < self._newest.get(who, 0):
                 raise NotificationGone("interrupted, and made again meanwhile")
             self._running.add(who)
-            earlier = self._results.get(key)
-        return earlier if earlier is not None and earlier.args == args else None
+            earlier, expires = self._results.get(key, _NOTHING)
+        return earlier if earlier is not None and earlier.args == args and time.monotonic() < expires else None
 
     def made(self, key: Key, args: Any) -> int:
         """STATX_MNT_ID of the mount that the same call made a while ago; 0: none."""
@@ -160,7 +163,7 @@ class Repeats:
     def unclaimed(self, key: Key, outcome: Outcome) -> None:
         """The tracee was gone when the answer came: keep it."""
         with self._changed:
-            _remember(self._results, key, outcome)
+            _remember(self._results, key, (outcome, time.monotonic() + KEPT_SECONDS))
             self._leave(key)
 
     def interrupted(self, key: Key) -> None:
@@ -187,6 +190,9 @@ class Repeats:
             for table in (self._results, self._attempts, self._made, self._newest):
                 for key in [key for key in table if key[0] == fd]:
                     del table[key]
+
+
+_NOTHING: tuple[Outcome | None, float] = (None, 0.0)
 
 
 def _remember(table: OrderedDict[Key, Any], key: Key, value: Any) -> None:

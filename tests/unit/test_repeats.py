@@ -64,6 +64,15 @@ def test_an_unclaimed_result_is_found_until_it_is_delivered() -> None:
     assert enter(repeats) is None, "from now on it is a new call"
 
 
+def test_a_result_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then the thread may have ended, and another one of the same program may have its number."""
+    repeats = Repeats()
+    assert enter(repeats) is None
+    monkeypatch.setattr("interceptor.dispatch.KEPT_SECONDS", 0.0)
+    repeats.unclaimed(KEY, done())
+    assert enter(repeats) is None
+
+
 def test_a_result_is_not_for_other_arguments() -> None:
     """The same pointers, but the tracee wrote something else there before the call was restarted."""
     repeats = Repeats()
