@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from interceptor.container import Container
     from interceptor.policy import Policy
-    from interceptor.ports import Operation, Plugin, Request
+    from interceptor.ports import Operation, Plugin, PluginFactory, Request
 
 log = structlog.get_logger(__name__)
 
@@ -282,7 +282,8 @@ def _listen(stack: ExitStack, path: Path, kind: socket.SocketKind) -> trio.socke
 
 
 def _load_plugins() -> list[Plugin]:
-    return [point.load()() for point in entry_points(group="interceptor.plugins")]
+    factories: list[PluginFactory] = [point.load() for point in entry_points(group="interceptor.plugins")]
+    return [factory() for factory in factories]
 
 
 def prepare(directory: Path) -> int:

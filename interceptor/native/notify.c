@@ -56,18 +56,6 @@ int ic_set_sync_wake_up(int notifier)
 	return ioctl(notifier, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP) < 0 ? -errno : 0;
 }
 
-int ic_notify_sizes(uint16_t sizes[3])
-{
-	struct seccomp_notif_sizes s;
-
-	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &s) < 0)
-		return -errno;
-	sizes[0] = s.seccomp_notif;
-	sizes[1] = s.seccomp_notif_resp;
-	sizes[2] = s.seccomp_data;
-	return 0;
-}
-
 void ic_session_table(struct ic_session *session, struct ic_table *table)
 {
 	__atomic_store_n(&session->table, table, __ATOMIC_RELEASE);

@@ -77,7 +77,6 @@ void *ic_reserve(uint64_t size);
 void ic_release(void *memory, uint64_t size);
 
 int ic_set_sync_wake_up(int notifier);
-int ic_notify_sizes(uint16_t sizes[3]);
 void ic_session_table(struct ic_session *session, struct ic_table *table);
 
 /* Answers notification `id` when it is not 0, then receives until one is a miss. With `note` >= 0 the answered call, which
