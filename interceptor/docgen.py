@@ -141,7 +141,7 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
 
 EXTENDS = "Policies that this one builds on; own entries win, then those of the first named"
 FILESYSTEMS = 'By filesystem type; "*" is every other one'
-IMMUTABLE = "Mounts that existed at the start can be neither unmounted nor remounted"
+IMMUTABLE = "umount2(2) of mounts that existed at the start fails with EBUSY"
 
 
 def _object(properties: Mapping[str, Schema], *required: str) -> Schema:

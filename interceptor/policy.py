@@ -223,7 +223,7 @@ class Policy:
     """By filesystem type; "*" for every other."""
     engine_profile: EngineProfile = EngineProfile.TIGHTEN
     immutable_mounts: bool = True
-    """Mounts that existed when the container was created may be neither unmounted nor remounted."""
+    """umount2(2) of mounts that existed when the container was created fails with EBUSY."""
     selectable: bool = False
     """A container may choose this policy by annotation or label."""
     match: Match | None = None
