@@ -6,7 +6,6 @@ Source: user_namespaces(7), setns(2), unshare(2), ioctl_ns(2).
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -15,8 +14,6 @@ from interceptor.native.fd import Fd
 
 IdMap = Iterable[tuple[int, int, int]]
 """Rows (id inside, id outside, count) of user_namespaces(7)."""
-
-_thread = threading.local()
 
 
 def user_namespace(uid_map: IdMap, gid_map: IdMap) -> Fd:
@@ -44,10 +41,10 @@ def in_mount_namespace(namespace: int) -> Iterator[None]:
 
     Import nothing inside: modules would be read from there. Start no threads inside: they would stay there. The first
     use gives the thread its own root and cwd (CLONE_FS), so a thread that others rely on for its cwd must not use it.
+    Asked for each time: a thread that this one has started since shares them again, and setns(2) then says EINVAL
+    (where nobody shares, ksys_unshare() of kernel/fork.c has nothing to do).
     """
-    if not getattr(_thread, "own_fs", False):
-        _enter(lib.ic_unshare(lib.CLONE_FS), "unshare(CLONE_FS)")
-        _thread.own_fs = True
+    _enter(lib.ic_unshare(lib.CLONE_FS), "unshare(CLONE_FS)")
     with Fd(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as home:
         _enter(lib.ic_setns(namespace, lib.CLONE_NEWNS), "setns(CLONE_NEWNS)")
         try:
