@@ -23,7 +23,7 @@ from interceptor.ports import Call
 from interceptor.stanza import RegisterTests, outside, reach, whole_call
 from interceptor.trace.record import How, Record
 from interceptor.tracee import Home, Pinned, pin
-from interceptor.verdict import AddFd, Continue, Fail, Verdict
+from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -375,12 +375,23 @@ class Dispatcher:
                 outcome.verdict, outcome.how = Fail(decision.errno), How.DENIED
             case Do.NATIVE:
                 outcome.verdict, outcome.how = Continue(because="policy leaves it to the kernel"), How.NATIVE
+            case Do.PRETEND:
+                outcome.verdict, outcome.how = Return(), How.PRETENDED
+            case Do.KILL | Do.STOP:
+                self._end(outcome, subject, decision)
             case Do.EMULATE if outside(route.when, registers):
                 outcome.verdict, outcome.how = Continue(because="the filter is wider than the handler"), How.CONTINUED
             case Do.EMULATE:
                 self._handle(row, outcome, subject, decision, host)
         if decision.log:
             log.info("call", call=row.name, container=self.container.id, rule=decision.rule, how=outcome.how.value)
+
+    def _end(self, outcome: Outcome, subject: Subject, decision: Decision) -> None:
+        """No answer: nobody is left to hear it."""
+        outcome.how, outcome.why = How.KILLED, "the process was killed"
+        if decision.do is Do.STOP and subject.pinned.stop_container():
+            outcome.why = "the container was stopped"
+        subject.pinned.kill()
 
     def _handle(self, row: Syscall, outcome: Outcome, subject: Subject, decision: Decision, host: Host) -> None:
         """The handler, unless the result of the same, interrupted call is waiting."""

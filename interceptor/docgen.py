@@ -44,7 +44,8 @@ HEAD = """\
 
 What is not listed here never leaves the kernel. *Arguments* are the names that policy rules may test. *Intercepted*
 says what the BPF filter lets through to the supervisor; everything else of the call is the kernel's, at its own speed,
-unless a policy rule denies it (see `policies/README.md`). *Needs* is the kernel's own condition: without that
+unless a policy rule denies it (see `policies/README.md`); an *optional* call is intercepted only where a policy has a
+rule for it that is not `native`. *Needs* is the kernel's own condition: without that
 capability in the user namespace that owns the object, the caller gets the kernel's answer and nothing is done on its
 behalf.
 
@@ -70,7 +71,8 @@ def _kind_name(kind: Kind) -> str:
 
 
 def _intercepted(row: Syscall) -> str:
-    return " or ".join(_condition(row, condition) for condition in row.when) or "always"
+    what = " or ".join(_condition(row, condition) for condition in row.when) or "always"
+    return f"{what}; optional" if row.optional else what
 
 
 def _condition(row: Syscall, condition: Masked) -> str:

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 BUILT_IN = "(built-in)"
 """The `rule` of a decision that no file made."""
+OFF = "(off by default)"
+"""The `rule` for an optional call (registry.Syscall.optional) for which no file has a rule that decides."""
 
 
 class Do(enum.StrEnum):
@@ -31,6 +33,20 @@ class Do(enum.StrEnum):
     """The kernel performs it, with what the tracee has itself."""
     DENY = "deny"
     """It fails with the rule's errno."""
+    PRETEND = "pretend"
+    """It succeeds with 0 and nothing is done."""
+    KILL = "kill"
+    """The process that made it is killed."""
+    STOP = "stop"
+    """The container is: its init is killed, and with it every process of its pid namespace."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether the call takes its course, with a handler or in the kernel; every other decision is the answer itself."""
+        return self in _PASSING
+
+
+_PASSING = frozenset({Do.EMULATE, Do.NATIVE})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from interceptor import policy_choice, registry
 from interceptor.errors import ConfigError, PolicyError
-from interceptor.policy import Limits, Policy, Rule
+from interceptor.policy import OFF, Decision, Do, Limits, Policy, Rule
 from interceptor.policy_grammar import PolicyFile, Rows, read_policy
 from interceptor.strict_yaml import Place, Problems, unknown
 
@@ -87,7 +87,7 @@ def load_all(directories: Sequence[Path], rows: Rows | None = None) -> PolicySet
         for path in sorted(directory.glob("[!.]*.yaml")) if directory.is_dir() else ():
             with problems:
                 files.append(_load(path, rank, vocabulary, problems))
-    policies = _Resolver(files, problems).policies() if not problems.errors else {}
+    policies = _Resolver(files, vocabulary, problems).policies() if not problems.errors else {}
     problems.report()
     found = policy_choice.candidates(policies.values())
     with problems:
@@ -106,7 +106,7 @@ def check(path: Path, directories: Sequence[Path], rows: Rows | None = None) -> 
     rank = {d: i for i, d in enumerate(directories)}
     files = [_load(p, rank[p.parent], vocabulary, problems) for p in others if not p.samefile(path)]
     problems.report()
-    resolved = _Resolver([own, *files], problems).policies()
+    resolved = _Resolver([own, *files], vocabulary, problems).policies()
     problems.report()
     return resolved[own.name]
 
@@ -155,8 +155,9 @@ class _Resolver:
     lists, so "wins" means "is asked first". A file comes before all that it extends, however many ways lead there.
     """
 
-    def __init__(self, files: Sequence[PolicyFile], problems: Problems) -> None:
+    def __init__(self, files: Sequence[PolicyFile], rows: Rows, problems: Problems) -> None:
         self.problems = problems
+        self.optional = [name for name, row in rows.items() if row.optional]
         self.by_name: dict[str, list[PolicyFile]] = {}
         for file in sorted(files, key=lambda f: f.rank):
             self.by_name.setdefault(file.name, []).append(file)
@@ -166,7 +167,7 @@ class _Resolver:
         resolved = {}
         for name, files in sorted(self.by_name.items()):
             with self.problems:
-                resolved[name] = _fold(self._order(files[0]))
+                resolved[name] = _fold(self._order(files[0]), self.optional)
         return resolved
 
     def _order(self, top: PolicyFile) -> list[PolicyFile]:
@@ -197,8 +198,8 @@ class _Resolver:
         raise unknown(place, "policy", name, set(self.by_name) - {file.name})
 
 
-def _fold(order: Sequence[PolicyFile]) -> Policy:
-    """One policy of files, the strongest first."""
+def _fold(order: Sequence[PolicyFile], optional: Iterable[str]) -> Policy:
+    """One policy of files, the strongest first; `optional` are the calls that are off where no rule decides."""
     own = order[0]
     default = _first(f.default for f in order)
     if default is None:
@@ -214,7 +215,7 @@ def _fold(order: Sequence[PolicyFile]) -> Policy:
         selectable=own.selectable,
         match=own.match,
         default=default,
-        rules=_rules(order),
+        rules=_rules(order, optional),
         filesystems={name: d for f in reversed(order) for name, d in f.filesystems.items()},
         capabilities=_first(f.capabilities for f in order) or base.capabilities,
         engine_profile=_first(f.engine_profile for f in order) or base.engine_profile,
@@ -228,12 +229,16 @@ def _first(values: Iterable[T | None]) -> T | None:
     return next((v for v in values if v is not None), None)
 
 
-def _rules(order: Sequence[PolicyFile]) -> dict[str, tuple[Rule, ...]]:
-    """Per call the rules of all files in order, up to the first that always holds."""
+def _rules(order: Sequence[PolicyFile], optional: Iterable[str]) -> dict[str, tuple[Rule, ...]]:
+    """Per call the rules of all files in order, up to the first that always holds; for `optional` ones there is one."""
     found: dict[str, list[Rule]] = {}
     for file in order:
         for call, rules in file.rules.items():
             known = found.setdefault(call, [])
             if not known or not known[-1].unconditional:
                 known.extend(rules)
+    for call in optional:
+        known = found.setdefault(call, [])
+        if not known or not known[-1].unconditional:
+            known.append(Rule(Decision(Do.NATIVE, OFF)))
     return {call: tuple(rules) for call, rules in sorted(found.items())}

@@ -219,7 +219,7 @@ def glob(node: Node) -> str:
 
 
 def decision(node: Node) -> Decision:
-    """``emulate``, ``native``, ``deny`` (EPERM) or ``{deny: ERRNO}``."""
+    """``emulate``, ``native``, ``pretend``, ``kill``, ``stop``, ``deny`` (EPERM) or ``{deny: ERRNO}``."""
     if isinstance(node, Map):
         return Decision(Do.DENY, node.place.rule, _denied(node))
     do = Do(choice(node, "decision", Do))
@@ -275,7 +275,7 @@ class RuleReader:
         entries(node, f"a rule for {self.row.name}", readers, problems)
         problems.report()
         if not decisions:
-            raise PolicyError(str(node.place), "a rule without `do:`; it says emulate, native or {deny: ERRNO}")
+            raise PolicyError(str(node.place), "a rule without `do:`; it says emulate, native, {deny: ERRNO} …")
         decided = replace(decisions[0], rule=node.place.rule, log=any(logged))
         return Rule(decided, tuple(args), tuple(caller))
 

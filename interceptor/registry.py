@@ -72,6 +72,8 @@ class Syscall:
     module: str
     pure: bool = False
     """The handler answers from its arguments alone: it asks `call` for nothing and changes nothing."""
+    optional: bool = False
+    """Native, and not in the filter, unless a policy has a rule for it: a policy's `default` does not turn it on."""
 
     def number(self, arch: Arch) -> int | None:
         """The call's number on `arch`; None where that architecture has no such call."""
@@ -96,13 +98,15 @@ def handles(
     support: Support = Support.FULL,
     note: str = "",
     pure: bool = False,
+    optional: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Registers `handler(call, args)` for system call `name`; the type of `args` is the decoder.
 
     `when` is compiled into the filter. Without `needs` in the owning namespace the kernel's own answer is enough and the
     handler is not asked: it would lend a privilege to somebody whom the kernel refuses for a reason of its own.
     `pure` promises that the handler uses neither tracee nor agent nor notes for the trace: it is then asked on the
-    shortest way, and must not take pointers.
+    shortest way, and must not take pointers. `optional`: off unless a policy has a rule for the call; the shipped
+    default.yaml says so with an unconditional `native`.
     Raises TypeError for an args class that is none and ValueError for a name that libseccomp does not know or that is
     registered already.
     """
@@ -123,6 +127,7 @@ def handles(
         _rows[name] = Syscall(
             name=name, signature=signature, handler=handler, when=when, needs=needs, support=support, note=note,
             source=_source(handler), module=handler.__module__, pure=pure,
+            optional=optional,
         )  # fmt: skip
         return handler
 

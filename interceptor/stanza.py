@@ -47,7 +47,8 @@ def _rules(row: Syscall, policy: Policy) -> Iterator[OciRule]:
     if _notifies(policy, row.name):
         for tests in _shortest(conditions(row, policy)):
             yield {"names": [row.name], "action": "SCMP_ACT_NOTIFY", **_args(tests)}
-    elif (whole := whole_call(policy, row.name)) and whole.do is Do.DENY:
+    elif (whole := whole_call(policy, row.name)) and whole.do is not Do.NATIVE:
+        # An errno of 0 is success (seccomp(2), SECCOMP_RET_ERRNO): what `pretend` is.
         yield {"names": [row.name], "action": "SCMP_ACT_ERRNO", "errnoRet": whole.errno}
 
 
@@ -65,7 +66,11 @@ def allowed(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
 
 def _notifies(policy: Policy, call: str) -> bool:
     whole = whole_call(policy, call)
-    return whole is None or whole.do is Do.EMULATE
+    return whole is None or whole.do in _ASKED
+
+
+_ASKED = frozenset({Do.EMULATE, Do.KILL, Do.STOP})
+"""What only the supervisor does; a filter could kill as well, but nobody would see why."""
 
 
 Masks = dict[int, tuple[int, int]]
@@ -160,11 +165,11 @@ def whole_call(policy: Policy, call: str) -> Decision | None:
 
 
 def _reaches(rule: Rule, row: Syscall, beyond: list[Masks]) -> bool:
-    """Whether a rule denies calls that the row's `when` would leave to the kernel.
+    """Whether a rule answers calls (denies them, say) that the row's `when` would leave to the kernel.
 
     One that tests strings is taken to be about what the row intercepts, unless it names a flag that tells them apart.
     """
-    if rule.decision.do is not Do.DENY:
+    if rule.decision.do.passes:
         return False
     flags = [(name, c) for name, c in rule.args if isinstance(c, FlagSet)]
     named = any(c.has & m.mask for name, c in flags for m in row.when if m.field == name)
@@ -238,6 +243,7 @@ class TableRow:
     """``file:line`` of the rule, for the trace."""
 
 
+_ACTIONS = {Do.NATIVE: Action.CONTINUE, Do.DENY: Action.ERRNO, Do.PRETEND: Action.RETURN}
 TESTS_MAX = 4
 """Tests of one row."""
 ALTERNATIVES_MAX = 64
@@ -258,9 +264,9 @@ def _rows(row: Syscall, policy: Policy, arch: Arch, nr: int) -> Iterator[TableRo
     for rule in policy.ladder(row.name):
         decision = rule.decision
         alternatives = register_tests(row, rule, arch)
-        if decision.do is Do.EMULATE or decision.log or alternatives is None:
+        action = _ACTIONS.get(decision.do)
+        if action is None or decision.log or alternatives is None:
             return
-        action = Action.CONTINUE if decision.do is Do.NATIVE else Action.ERRNO
         for tests in alternatives:
             yield TableRow(nr, tests, action, decision.errno, decision.rule)
 

@@ -91,6 +91,15 @@ class Pinned:
         own = self.container.user_namespace
         return own is not None and own != self._held.user_namespace
 
+    def kill(self) -> None:
+        """SIGKILL for its whole process."""
+        native.kill(self._held.proc)
+
+    def stop_container(self) -> bool:
+        """SIGKILL for the container's init, which ends its pid namespace. False while there is no init yet."""
+        pid, owner = self.container.init_pid, self.container.user_namespace
+        return pid is not None and owner is not None and native.kill_init(pid, owner)
+
     def namespace_id(self, namespace: Namespace) -> int:
         if namespace is Namespace.MOUNT:
             return self._held.mount_namespace

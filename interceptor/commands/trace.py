@@ -12,6 +12,8 @@ and how long that took. Who answered:
   table             answered from the compiled table
   native-by-policy  a rule left it to the kernel
   denied            a rule refused it; the next line says which one and what would allow it
+  pretended         a rule had it succeed, and nothing was done
+  killed            a rule ended the process, or its whole container
   failed            a fault of interceptor's own; the process got EIO
   gone              the process was killed or interrupted before it could be answered
 """

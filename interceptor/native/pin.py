@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native._native import ffi, lib
+from interceptor.native.fd import Fd
 from interceptor.native.reserve import Reserved
 
 if TYPE_CHECKING:
@@ -120,6 +123,28 @@ def capable(proc: int, namespace: str, cap_effective: int, cap: int, euid: int) 
     if result < 0:
         fail(result, f"asking who owns {namespace} of the tracee")
     return bool(result)
+
+
+def kill(proc: int) -> None:
+    """SIGKILL for the process of a pinned task; nothing for one that is dead already.
+
+    A descriptor of /proc/TID is a pidfd, unless it is O_PATH (kernel/signal.c pidfd_send_signal(), tgid_pidfd_to_pid()).
+    """
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError), Fd(_readable(".", proc)) as task:
+        signal.pidfd_send_signal(task.fileno(), signal.SIGKILL)
+
+
+def kill_init(pid: int, user_namespace: int) -> bool:
+    """The same for the process numbered `pid`, if it lives in that user namespace (st_ino): a number may be another's."""
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError), Fd(_readable(f"/proc/{pid}")) as task:
+        if inode(task.fileno(), "ns/user") == user_namespace:
+            signal.pidfd_send_signal(task.fileno(), signal.SIGKILL)
+            return True
+    return False
+
+
+def _readable(name: str, directory: int | None = None) -> int:
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
 
 
 def read(proc: int, name: str) -> bytes:

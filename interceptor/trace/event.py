@@ -13,7 +13,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from interceptor.trace.record import How, Record
+from interceptor.trace.record import REFUSED, Record
 from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def event(record: Record, rows: Mapping[str, Syscall], title: str | None = None)
         "rule": record.rule,
         "why": record.why or _because(record.verdict),
         "micros": round(record.micros, 1),
-        **({"remedy": remedy(record)} if record.how is How.DENIED else {}),
+        **({"remedy": remedy(record)} if record.how in REFUSED else {}),
     }
 
 

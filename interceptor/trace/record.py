@@ -19,6 +19,10 @@ class How(enum.StrEnum):
     """The kernel performed it: the handler or the kernel's own permission check left it there."""
     DENIED = "denied"
     """A rule refused it."""
+    PRETENDED = "pretended"
+    """A rule had it succeed without anything being done."""
+    KILLED = "killed"
+    """A rule ended the process or its container."""
     TABLE = "table"
     """The compiled decision table answered, without Python."""
     NATIVE = "native-by-policy"
@@ -27,6 +31,10 @@ class How(enum.StrEnum):
     """A fault of ours; the tracee got EIO."""
     GONE = "gone"
     """The tracee was killed or interrupted before it could be answered."""
+
+
+REFUSED = frozenset({How.DENIED, How.KILLED})
+"""What a trace owes an explanation for: which rule, which argument, and what would allow it."""
 
 
 class Record(NamedTuple):

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from interceptor.printable import printable
-from interceptor.trace.record import How
+from interceptor.trace.record import REFUSED, How
 
 if TYPE_CHECKING:
     from interceptor.trace.event import Event
@@ -37,7 +37,9 @@ _HOW_STYLE = {
     How.TABLE: "cyan",
     How.CONTINUED: "dim",
     How.NATIVE: "dim",
+    How.PRETENDED: "cyan",
     How.DENIED: "red",
+    How.KILLED: "red",
     How.FAILED: "bold red",
     How.GONE: "yellow",
 }
@@ -101,11 +103,11 @@ class Printer:
         return "?" if event["result"] is None else str(event["result"])
 
     def _explanation(self, event: Event) -> list[str]:
-        """The second line of a denied or failed call."""
+        """The second line of a refused or failed call."""
         how = How(event["how"])
-        if how not in (How.DENIED, How.FAILED):
+        if how not in REFUSED and how is not How.FAILED:
             return []
-        rule = f"refused by {event['rule']}" if how is How.DENIED and event["rule"] else ""
+        rule = f"refused by {event['rule']}" if how in REFUSED and event["rule"] else ""
         parts = [rule, event["why"], event.get("remedy", "")]
         text = "; ".join(printable(part) for part in parts if part)
         return [self._paint("dim", f"{'':15} └─ {text}")] if text else []

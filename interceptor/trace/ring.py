@@ -21,7 +21,7 @@ from operator import attrgetter
 from threading import Lock
 
 from interceptor.errors import ConfigError
-from interceptor.trace.record import How, Record
+from interceptor.trace.record import REFUSED, Record
 
 HISTORY = 4096
 """Records kept per container."""
@@ -133,7 +133,7 @@ class Ring:
         with self._lock:
             self._records.append(record)
             self.calls += 1
-            if record.how is How.DENIED:
+            if record.how in REFUSED:
                 self.denied += 1
             followers = self._followers
         for follower in followers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -238,6 +239,34 @@ def test_a_descriptor_of_the_tracees_is_taken(paused: Paused) -> None:
         pinned.anchor(b"/proc/self/fd/99")
     assert caught.value.errno == errno.ENOENT
     pinned.close()
+
+
+# What a rule may end
+
+
+def test_killing_ends_the_process_that_made_the_call(paused: Paused) -> None:
+    pinned = paused.pinned()
+    before = open_fds()
+    pinned.kill()
+    assert paused.tracee.process.wait(10) == -signal.SIGKILL
+    pinned.kill()
+    assert open_fds() == before
+    pinned.close()
+
+
+def test_stopping_kills_the_containers_init_and_nobody_else() -> None:
+    with tracees.watched("U") as init, tracees.watched("U") as tracee, tracees.session(tracee) as session:
+        paused = Paused(tracee, session)
+        pinned = paused.pinned()
+        assert not pinned.stop_container(), "no init yet"
+        paused.container.init_pid, paused.container.user_namespace = init.pid, tracee.link("ns/user")
+        assert not pinned.stop_container(), "that number is another's by now"
+        paused.container.user_namespace = init.link("ns/user")
+        assert pinned.stop_container()
+        assert init.process.wait(10) == -signal.SIGKILL
+        assert pinned.waits()
+        assert not pinned.stop_container()
+        pinned.close()
 
 
 # What it is capable of: sethostname(2) asks ns_capable(uts_ns->user_ns, CAP_SYS_ADMIN)

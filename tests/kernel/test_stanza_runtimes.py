@@ -180,10 +180,12 @@ def test_what_policy_denies_throughout_needs_no_listener(
     found = run(runtime, directory, probe, merged(None, chosen, directory), [name, bind, new])
     assert found[name] == -errno.ENODEV
     assert (found[bind], found[new]) == (NOTIFIED, NOTIFIED), "a denial of binds widens the filter by them"
-    alone = policy(tmp_path / "alone", "default: native\ncalls: {sethostname: [{do: {deny: ENODEV}}]}\n")
+    text = "default: native\ncalls: {sethostname: [{do: {deny: ENODEV}}], setdomainname: [{do: pretend}]}\n"
+    alone = policy(tmp_path / "alone", text)
+    domain = line(Arch.X86_64, "setdomainname", 0, 1)
     profile = merged(None, alone, directory)
     assert "listenerPath" not in profile
     shutil.rmtree(directory / "bundle")
-    found = run(runtime, directory, probe, profile, [name, new])
-    assert (found[name], found[new]) == (-errno.ENODEV, KERNEL)
+    found = run(runtime, directory, probe, profile, [name, domain, new])
+    assert (found[name], found[domain], found[new]) == (-errno.ENODEV, 0, KERNEL)
     assert not found.listener.states

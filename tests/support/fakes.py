@@ -55,6 +55,18 @@ class FakeTracee:
     descriptors: dict[bytes, Anchor] = field(default_factory=dict)
     closed: int = 0
     waiting: bool = True
+    container_init: bool = True
+    """Whether the container has an init that could be stopped."""
+    ended: list[str] = field(default_factory=list)
+    """What was killed."""
+
+    def kill(self) -> None:
+        self.ended.append("process")
+
+    def stop_container(self) -> bool:
+        if self.container_init:
+            self.ended.append("container")
+        return self.container_init
 
     def waits(self) -> bool:
         return self.waiting

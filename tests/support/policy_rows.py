@@ -57,13 +57,13 @@ class ShutdownArgs:
     flags: Annotated[int, Flags(MountFlags, 32)]
 
 
-def row(name: str, args: type[Any], *when: Masked, note: str = "") -> Syscall:
+def row(name: str, args: type[Any], *when: Masked, note: str = "", optional: bool = False) -> Syscall:
     def handler(call: Any, values: Any) -> Any:
         raise NotImplementedError
 
     return Syscall(
         name=name, signature=Signature.of(args), handler=handler, when=when, needs=None,
-        support=Support.FULL, note=note, source=f"{name}(2)", module=__name__,
+        support=Support.FULL, note=note, source=f"{name}(2)", module=__name__, optional=optional,
     )  # fmt: skip
 
 

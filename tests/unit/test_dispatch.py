@@ -172,12 +172,31 @@ def test_a_tracee_with_the_permission_is_served(answer: Answer) -> None:
         (Decision(Do.DENY, RULE, errno.EPERM), Fail(errno.EPERM), How.DENIED),
         (Decision(Do.NATIVE, RULE), Continue(because="policy leaves it to the kernel"), How.NATIVE),
         (Decision(Do.EMULATE, RULE), Return(0), How.EMULATED),
+        (Decision(Do.PRETEND, RULE), Return(0), How.PRETENDED),
+        (Decision(Do.KILL, RULE), None, How.KILLED),
+        (Decision(Do.STOP, RULE), None, How.KILLED),
     ],
 )
 def test_policy_decides(answer: Answer, decision: Decision, verdict: Verdict, how: How) -> None:
     rule = Rule(decision, args=(("fstype", Text(("pro*",))),))
     outcome = answer(policy=policy(rules={"mount": (rule,)}, default=Decision(Do.DENY, "default.yaml:9", errno.EDOM)))
     assert (outcome.verdict, outcome.how, outcome.rule) == (verdict, how, RULE)
+
+
+@pytest.mark.parametrize(
+    ("do", "init", "ended", "why"),
+    [
+        (Do.KILL, True, ["process"], "the process was killed"),
+        (Do.STOP, True, ["container", "process"], "the container was stopped"),
+        (Do.STOP, False, ["process"], "the process was killed"),
+    ],
+)
+def test_what_is_killed(answer: Answer, do: Do, init: bool, ended: list[str], why: str) -> None:
+    tracee = FakeTracee(container_init=init)
+    ruled = policy(rules={"shutdown": (Rule(Decision(do, RULE)),)})
+    outcome = answer(notification("shutdown", 1, 2), policy=ruled, tracee=tracee, handler=raising(AssertionError("not asked")))
+    assert (outcome.verdict, outcome.how, outcome.rule, outcome.why) == (None, How.KILLED, RULE, why)
+    assert (tracee.ended, tracee.closed) == (ended, 1)
 
 
 def test_a_rule_about_the_caller_looks_at_the_tracee(answer: Answer) -> None:

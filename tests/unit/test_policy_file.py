@@ -208,7 +208,7 @@ ids: {size: no}
     text = "\n".join(found)
     for expected in (
         "default.yaml:1:1: unknown key in a policy: 'defualt'; did you mean 'default'?",
-        "default.yaml:2:10: unknown decision 'yes' (there are: deny, emulate, native)",
+        "default.yaml:2:10: unknown decision 'yes' (there are: deny, emulate, kill, native, pretend, stop)",
         "default.yaml:3:13: 'yes' stands where true or false is expected",
         "default.yaml:5:3: unknown call 'mout'; did you mean 'mount'?",
         "default.yaml:7:14: unknown argument of mount 'fstyp'; did you mean 'fstype'?",
@@ -365,6 +365,15 @@ def test_shipped_policies() -> None:
         b"debugfs": Mount.STAND_IN, b"pstore": Mount.STAND_IN,
     }  # fmt: skip
     assert (p.capabilities, p.engine_profile, p.immutable_mounts) == ("all", EngineProfile.TIGHTEN, True)
+
+
+def test_the_shipped_default_says_which_calls_are_off() -> None:
+    """As declared by their handlers: whoever reads the file sees it, whoever extends it can turn them on."""
+    p = policy_file.load_all([policy_file.SHIPPED]).get("default")
+    for row in (row for row in registry.load().values() if row.optional):
+        last = p.ladder(row.name)[-1].decision
+        assert last.do is Do.NATIVE, row.name
+        assert last.rule.startswith("default.yaml:"), f"{row.name}: policies/default.yaml has no unconditional rule"
 
 
 def test_a_call_without_rules_costs_a_look_up() -> None:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.policy_rows import NOT_NEW, ROWS, MountFlags, ShutdownArgs, policy, row
+from support.policy_rows import NOT_NEW, ROWS, MountFlags, NameArgs, ShutdownArgs, policy, row, rows_of, write
 
-from interceptor import stanza
+from interceptor import policy_file, stanza
 from interceptor.args import Arch
-from interceptor.policy import Caller, Decision, Do, FlagSet, Numbers, Rule
+from interceptor.policy import OFF, Caller, Decision, Do, FlagSet, Numbers, Rule
 from interceptor.stanza import Action, RegisterTest, TableRow
 
 if TYPE_CHECKING:
@@ -53,7 +53,42 @@ def test_what_is_always_denied_is_answered_by_the_filter(tmp_path: Path) -> None
     assert rules_for(tmp_path, "mount", text) == [denied]
 
 
-@pytest.mark.parametrize("do", ["native", "{deny: ENOSYS}"])
+def test_what_pretends_throughout_is_answered_by_the_filter_too(tmp_path: Path) -> None:
+    text = "default: emulate\ncalls: {sethostname: [{do: pretend}], shutdown: [{when: {how: 1}, do: pretend}]}\n"
+    assert rules_for(tmp_path, "sethostname", text) == [
+        {"names": ["sethostname"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0}
+    ]
+    file = tmp_path / "default.yaml"
+    (row,) = table_for(tmp_path, "shutdown", text)
+    assert (row.action, row.number, row.rule) == (Action.RETURN, 0, f"{file}:2")
+
+
+@pytest.mark.parametrize("do", ["kill", "stop"])
+def test_nobody_is_killed_but_by_the_supervisor(tmp_path: Path, do: str) -> None:
+    text = f"default: native\ncalls: {{sethostname: [{{do: {do}}}]}}\n"
+    assert rules_for(tmp_path, "sethostname", text) == [{"names": ["sethostname"], "action": "SCMP_ACT_NOTIFY"}]
+    assert table_for(tmp_path, "sethostname", text) == []
+
+
+def test_an_optional_call_is_in_the_filter_only_where_a_rule_wants_it(tmp_path: Path) -> None:
+    rows = rows_of(row("sethostname", NameArgs, optional=True))
+
+    def intercepted(name: str, text: str) -> list[object]:
+        write(tmp_path / name, "default", text)
+        chosen = policy_file.load_all([tmp_path / name], rows).get("default")
+        assert chosen.ladder("sethostname")[-1].unconditional
+        return [r["action"] for r in stanza.rules(rows, chosen)]
+
+    assert intercepted("a", "default: emulate\n") == []
+    assert intercepted("b", "default: emulate\ncalls: {sethostname: [{do: native}]}\n") == []
+    assert intercepted("c", "default: native\ncalls: {sethostname: [{do: emulate}]}\n") == ["SCMP_ACT_NOTIFY"]
+    one = "default: emulate\ncalls: {sethostname: [{when: {name: a}, do: emulate}]}\n"
+    assert intercepted("d", one) == ["SCMP_ACT_NOTIFY"]
+    decided = policy_file.load_all([tmp_path / "d"], rows).get("default").ladder("sethostname")
+    assert [(r.decision.do, r.decision.rule) for r in decided[1:]] == [(Do.NATIVE, OFF)]
+
+
+@pytest.mark.parametrize("do", ["native", "{deny: ENOSYS}", "pretend"])
 def test_a_rule_that_logs_is_compiled_nowhere(tmp_path: Path, do: str) -> None:
     text = f"default: emulate\ncalls: {{sethostname: [{{do: {do}, log: true}}]}}\n"
     assert rules_for(tmp_path, "sethostname", text)[0]["action"] == "SCMP_ACT_NOTIFY"
@@ -66,6 +101,8 @@ def test_a_rule_that_logs_is_compiled_nowhere(tmp_path: Path, do: str) -> None:
         ("{when: {flags: {has: [MS_BIND]}}, do: deny}", [{3: (4096, 4096)}]),
         ("{when: {source: x, flags: {has: [MS_BIND], not: [MS_RDONLY]}}, do: deny}", [{3: (4097, 4096)}]),
         ("{when: {flags: {has: [MS_RDONLY]}}, do: deny}", [{3: (1, 1)}]),
+        ("{when: {flags: {has: [MS_BIND]}}, do: pretend}", [{3: (4096, 4096)}]),
+        ("{when: {flags: {has: [MS_BIND]}}, do: kill}", [{3: (4096, 4096)}]),
         ("{when: {caller: {uid: 1}}, do: deny}", [{}]),
         ("{when: {fstype: nfs}, do: deny}", []),
         ("{when: {fstype: nfs, flags: {has: [MS_RDONLY]}}, do: deny}", []),
