@@ -1,14 +1,15 @@
 """Exclusive id ranges: no two containers share a host id, so that a way out of one is no way into another.
 
-Persisted in $state/ids.json: who has which range survives the supervisor. Containers that share namespaces (pods)
-share the range, which is free again when the last of them is gone.
-Source: user_namespaces(7); subuid(5).
+Persisted as one symbolic link per container, $state/ids/CONTAINER -> FIRST+SIZE: who has which range survives the
+supervisor, and a link is there whole or not at all, without a file that is replaced at each change (on ext4 that waits
+for the disk). Containers that share namespaces (pods) share the range, which is free again when the last of them is gone.
+Source: user_namespaces(7); subuid(5); symlink(2).
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,16 +22,17 @@ from interceptor.native.mounts import lock
 from runtime.config import UNIT, Ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
 _SUBORDINATE = ("/etc/subuid", "/etc/subgid")
+_RANGE = re.compile(r"(\d{1,10})\+(\d{1,10})")
 
 
 class Ranges:
     """The ranges of one host. Safe between threads and between processes."""
 
     def __init__(self, state: str, ids: Ids, origin: str, *, foreign: Iterable[str] = _SUBORDINATE) -> None:
-        self._file = Path(state, "ids.json")
+        self._directory = Path(state, "ids")
         self._ids = ids
         self._origin = origin
         self._foreign = tuple(foreign)
@@ -41,26 +43,27 @@ class Ranges:
 
         InterceptorError when none is free: how many there are, where, and what to configure.
         """
-        with self._table() as table:
-            if with_container is not None and with_container in table:
-                table[container] = table[with_container]
-                return table[container]
+        with self._locked():
+            table = self._read()
+            shared = table.get(with_container) if with_container is not None else None
             taken = [*table.values(), *self._subordinate()]
-            table[container] = self._first_free(taken, size, len(set(table.values())))
-            return table[container]
+            found = shared or self._first_free(taken, size, len(set(table.values())))
+            if container in table:
+                (self._directory / container).unlink()
+            (self._directory / container).symlink_to(f"{found.first}+{found.size}")
+            return found
 
     def release(self, container: str) -> None:
         """Gives the container's share back; idempotent."""
-        with self._table() as table:
-            table.pop(container, None)
+        (self._directory / container).unlink(missing_ok=True)
 
     def retain(self, alive: Iterable[str]) -> list[str]:
         """Drops every entry whose container is not in `alive`; answers the dropped ids."""
         keep = set(alive)
-        with self._table() as table:
-            gone = [container for container in table if container not in keep]
+        with self._locked():
+            gone = sorted(container for container in self._read() if container not in keep)
             for container in gone:
-                del table[container]
+                self.release(container)
         return gone
 
     def _first_free(self, taken: Iterable[IdRange], size: int, used: int) -> IdRange:
@@ -92,36 +95,33 @@ class Ranges:
                     yield IdRange(int(first), int(size))
 
     @contextmanager
-    def _table(self) -> Iterator[dict[str, IdRange]]:
-        """The table, locked; written back when it was changed."""
-        with (
-            self._threads,
-            Fd(os.open(self._file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as held,
-        ):
+    def _locked(self) -> Iterator[None]:
+        """No other thread and no other process allocates meanwhile."""
+        with self._threads, self._open() as held:
             lock(held.fileno())
-            table = self._read()
-            before = dict(table)
-            yield table
-            if table != before:
-                self._write(table)
+            yield
+
+    def _open(self) -> Fd:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return Fd(os.open(self._directory, flags))
+        except FileNotFoundError:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            return Fd(os.open(self._directory, flags))
 
     def _read(self) -> dict[str, IdRange]:
-        try:
-            text = self._file.read_text()
-        except FileNotFoundError:
-            return {}
-        if not text.strip():
-            return {}  # a crash of the host between rename and write-back; nothing of ours outlived it
-        try:
-            return {name: IdRange(int(first), int(size)) for name, (first, size) in json.loads(text)["ranges"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"{self._file} is damaged ({error}); remove it when no container of interceptor runs"
-            ) from error
+        return {name: self._range_of(name) for name in os.listdir(self._directory)}
 
-    def _write(self, table: Mapping[str, IdRange]) -> None:
-        text = json.dumps({"ranges": {name: [ids.first, ids.size] for name, ids in table.items()}}, indent=1)
-        draft = self._file.with_suffix(".new")
-        draft.write_text(text + "\n")
-        draft.chmod(0o600)
-        draft.replace(self._file)
+    def _range_of(self, name: str) -> IdRange:
+        path = self._directory / name
+        try:
+            text = os.readlink(path)
+        except OSError as error:
+            raise ConfigError(f"{path} is no symbolic link ({error.strerror}); {_REMOVE}") from error
+        found = _RANGE.fullmatch(text)
+        if not found:
+            raise ConfigError(f"{path} leads to {text!r} instead of FIRST+SIZE; {_REMOVE}")
+        return IdRange(int(found[1]), int(found[2]))
+
+
+_REMOVE = "remove it when no container of that id runs"

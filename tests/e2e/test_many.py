@@ -52,7 +52,7 @@ def test_ten_at_once_and_nothing_left(engine: Engine) -> None:
         cgroups=(engine.name,),
         namespaces_of=(*Scope().namespaces_of, engine.pid, supervisor.pid),
         directories=(engine.run, engine.state, engine.data_root / "containers"),
-        id_file=engine.state / "ids.json",
+        id_directory=engine.state / "ids",
         fds_of=supervisor.pid,
     )
     before = snapshot(scope)

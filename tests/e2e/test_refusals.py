@@ -37,7 +37,7 @@ def scope(engine: Engine) -> Scope:
         cgroups=(engine.name,),
         namespaces_of=(os.getpid(), engine.pid),
         directories=(engine.run, engine.state),
-        id_file=engine.state / "ids.json",
+        id_directory=engine.state / "ids",
     )
 
 

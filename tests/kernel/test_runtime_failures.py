@@ -52,8 +52,7 @@ def is_clean(host: oci.Host) -> bool:
     """Nothing attached, nothing registered, no range taken, no directory of a container."""
     assert str(host.directory) + "/run" not in host.sh("cat /proc/self/mountinfo")
     assert not host.core.containers
-    ids = host.directory / "state/ids.json"
-    assert not ids.exists() or json.loads(ids.read_text())["ranges"] == {}
+    assert [path.name for path in host.directory.glob("state/ids/*")] == []
     assert [path.name for path in host.directory.glob("run/containers/*")] == []
     return True
 
@@ -263,7 +262,9 @@ def test_containers_that_share_a_network_namespace_share_their_ids(host: oci.Hos
     values = oci.config(second, "sh", "-c", "cat /proc/self/uid_map; ls /sys/class/net", cgroup=host.cgroup + "/b")
     said = host.output_of("b", joining(values, "network", f"/proc/{pid}/ns/net"))
     assert said.split() == ["0", str(Ids().first), "65536", "lo"]
-    assert json.loads((tmp_path / "state/ids.json").read_text())["ranges"] == {"pause": [Ids().first, 65536]}
+    assert {path.name: str(path.readlink()) for path in tmp_path.glob("state/ids/*")} == {
+        "pause": f"{Ids().first}+65536"
+    }
     host.delete("pause")
     assert is_clean(host)
 

@@ -7,7 +7,6 @@ engine's name or directory) in its environment, cgroup, command line or mount ta
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -36,8 +35,8 @@ class Scope:
     namespaces_of: tuple[int, ...] = (os.getpid(),)
     """Processes whose mount and network namespaces are looked into."""
     directories: tuple[Path, ...] = (Path("/run/interceptor"), Path("/var/lib/interceptor"), Path("/run/netns"))
-    id_file: Path | None = None
-    """The persisted id ranges."""
+    id_directory: Path | None = None
+    """Where the id ranges are persisted."""
     fds_of: int | None = None
     """A process whose open files are counted by what they refer to."""
 
@@ -63,7 +62,7 @@ def snapshot(scope: Scope) -> Snapshot:
         cgroups=Counter(str(path) for name in scope.cgroups for path in cgroups.directories(name)),
         devices=Counter(f"{name} (namespace of {pid})" for pid in scope.namespaces_of for name in devices(pid)),
         paths=Counter(str(path) for directory in scope.directories for path in below(directory)),
-        ids=Counter(id_ranges(scope.id_file) if scope.id_file else ()),
+        ids=Counter(id_ranges(scope.id_directory) if scope.id_directory else ()),
         fds=Counter(open_files(scope.fds_of) if scope.fds_of else ()),
     )
 
@@ -111,22 +110,11 @@ def below(directory: Path) -> Iterator[Path]:
         yield from directory.rglob("*")
 
 
-def id_ranges(file: Path) -> Iterator[str]:
-    """The ranges that the persisted file says are taken, whatever its shape: each leaf of its JSON with its path."""
+def id_ranges(directory: Path) -> Iterator[str]:
+    """The ranges that the persisted links say are taken, with whose they are."""
     with contextlib.suppress(FileNotFoundError):
-        yield from leaves(json.loads(file.read_text(encoding="utf-8")), file.name)
-
-
-def leaves(value: object, path: str) -> Iterator[str]:
-    """The scalars of a JSON value."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from leaves(item, f"{path}.{key}")
-    elif isinstance(value, list):
-        for item in value:
-            yield from leaves(item, path)
-    else:
-        yield f"{path} = {value!r}"
+        for link in directory.iterdir():
+            yield f"{link.name} -> {link.readlink()}"
 
 
 def open_files(pid: int) -> Iterator[str]:

@@ -64,7 +64,7 @@ def test_ranges_are_exclusive_persistent_and_reused(tmp_path: Path) -> None:
     first.release("a")
     first.release("a")
     assert first.allocate("c", 1000).first == 1000000
-    assert (tmp_path / "ids.json").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "ids").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_pod_shares_its_range_until_the_last_is_gone(tmp_path: Path) -> None:
@@ -99,14 +99,19 @@ def test_what_does_not_live_is_dropped(tmp_path: Path) -> None:
     for name in "abc":
         table.allocate(name, 65536)
     assert table.retain(["b"]) == ["a", "c"]
-    assert list(json.loads((tmp_path / "ids.json").read_text())["ranges"]) == ["b"]
+    assert [path.name for path in (tmp_path / "ids").iterdir()] == ["b"]
 
 
-def test_a_damaged_table_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "ids.json").write_text("[1]")
-    with pytest.raises(ConfigError, match="is damaged"):
+def test_a_damaged_entry_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "ids").mkdir()
+    (tmp_path / "ids/b").symlink_to("1000000+x")
+    with pytest.raises(ConfigError, match=r"ids/b leads to '1000000\+x' instead of FIRST\+SIZE"):
         ranges(tmp_path).allocate("a", 65536)
-    (tmp_path / "ids.json").write_text("")
+    (tmp_path / "ids/b").unlink()
+    (tmp_path / "ids/b").write_text("")
+    with pytest.raises(ConfigError, match="ids/b is no symbolic link"):
+        ranges(tmp_path).allocate("a", 65536)
+    (tmp_path / "ids/b").unlink()
     ranges(tmp_path).allocate("a", 65536)
 
 
