@@ -21,13 +21,14 @@ ENTRY = BIN / "interceptor-runc"
 class Host:
     """A run and state directory of its own, with a supervisor that ends with it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, volatile: Path) -> None:
         self.directory = directory
+        self.bundles = volatile / "bundles"
         self.policies = directory / "policies"
         self.policies.mkdir()
         self.environment = {
             **os.environ,
-            "INTERCEPTOR_RUN": str(directory / "run"),
+            "INTERCEPTOR_RUN": str(volatile / "run"),
             "INTERCEPTOR_STATE": str(directory / "state"),
             "INTERCEPTOR_POLICIES": str(self.policies),
         }
@@ -42,7 +43,7 @@ class Host:
 
     def bundle(self, name: str, root: Path, command: Sequence[str], annotations: dict[str, str] | None = None) -> Path:
         """A bundle as `runc spec` gives it, over `root`."""
-        directory = self.directory / "bundles" / name
+        directory = self.bundles / name
         directory.mkdir(parents=True, exist_ok=True)
         config = directory / "config.json"
         config.unlink(missing_ok=True)
@@ -92,15 +93,31 @@ class Host:
 
 @contextlib.contextmanager
 def host() -> Iterator[Host]:
-    """A host for the length of a benchmark; its mounts are in the caller's mount namespace, see `in_private_namespace`."""
-    with tempfile.TemporaryDirectory(prefix="interceptor-bench-") as scratch:
-        directory = Path(scratch)
-        directory.chmod(0o711)
-        made = Host(directory)
+    """A host for the length of a benchmark; its mounts are in the caller's mount namespace, see `in_private_namespace`.
+
+    What engines and we keep in /run (bundles, our run directory) lies on a tmpfs here, too: on a disk's filesystem
+    replacing a file waits for the disk.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="interceptor-bench-") as scratch,
+        tempfile.TemporaryDirectory(prefix="interceptor-bench-", dir=a_tmpfs()) as volatile,
+    ):
+        for directory in (scratch, volatile):
+            Path(directory).chmod(0o711)
+        made = Host(Path(scratch), Path(volatile))
         try:
             yield made
         finally:
             made.close()
+
+
+def a_tmpfs() -> Path:
+    """/run, where it is one."""
+    types = {fields[1]: fields[2] for fields in map(str.split, Path("/proc/self/mounts").read_text().splitlines())}
+    for directory in ("/run", "/dev/shm"):  # noqa: S108 - not a file of a known name
+        if types.get(directory) == "tmpfs":
+            return Path(directory)
+    raise SystemExit("neither /run nor /dev/shm is a tmpfs")
 
 
 def in_private_namespace() -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 UNIFIED = Path("/sys/fs/cgroup/unified")
 MARK = "INTERCEPTOR_BENCH_UNSHARED"
 CROWD = 20
+SETTLE = 0.08
+"""Seconds before each life: the kernel takes network namespaces and cgroups apart after `delete` has returned, and the
+next create waits for it (cleanup_net(), cgroup_threadgroup_rwsem). For the same reason the order alternates."""
 
 
 def enter_own_mounts() -> None:
@@ -131,7 +134,7 @@ def ways(on: Host, runtime: str) -> tuple[Way, Way]:
         (bundle / "config.json").write_text(json.dumps(config))
         return bundle
 
-    options = ["--root", str(on.directory / runtime / "state")]
+    options = ["--root", str(on.bundles / runtime)]
     bare = Way(runtime, [shutil.which(runtime) or runtime, *options], dict(os.environ), mapped)
     ours = Way(f"ours on {runtime}", [str(ENTRY), *options], {**on.environment, "INTERCEPTOR_RUNTIME": runtime}, plain)
     return bare, ours
@@ -139,8 +142,11 @@ def ways(on: Host, runtime: str) -> tuple[Way, Way]:
 
 def compare_lives(pairs: Sequence[tuple[Way, Way]], rounds: int) -> None:
     taken: dict[str, list[float]] = {way.name: [] for pair in pairs for way in pair}
+    order = [way for pair in pairs for way in pair]
     for number in range(rounds + 1):
-        for way in (way for pair in pairs for way in pair):
+        order.reverse()
+        for way in order:
+            time.sleep(SETTLE)
             elapsed = life(way, f"bench-{number}")
             if number:  # the first warms caches and starts the supervisor
                 taken[way.name].append(elapsed)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runtime.mountinfo import Mount
 
 _V1_FILES = ("cgroup.procs", "tasks", "cgroup.clone_children")
+_ONE_PID = 32  # bytes: a pid, its newline, and the beginning of a second
 _V2_FILES = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
 
 
@@ -63,8 +64,8 @@ def _below(root: str, path: str) -> str:
 def _only(pid: int, directory: str) -> bool:
     """Whether `pid` is the one process there; also False where the cgroup is gone."""
     try:
-        with open(f"{directory}/cgroup.procs", "rb") as file:
-            return file.read().split() == [b"%d" % pid]
+        with open(f"{directory}/cgroup.procs", "rb", buffering=0) as file:
+            return file.read(_ONE_PID) == b"%d\n" % pid
     except OSError:
         return False
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -68,10 +69,11 @@ def find(root: int, store: str, taken: Iterable[str]) -> list[DataDirectory]:
     `taken` are destinations of other mounts: what the user mounted there is already no overlay.
     """
     used = [os.path.normpath(path) for path in taken]
+    there = _programs(root)
     wanted = dict.fromkeys(
-        kind.directory for kind in KINDS if _has_directory(root, kind.directory) or _has_program(root, kind.program)
+        kind.directory for kind in KINDS if kind.program in there or _has_directory(root, kind.directory)
     )
-    if _has_program(root, "dockerd") and (configured := _docker_data_root(root)):
+    if "dockerd" in there and (configured := _docker_data_root(root)):
         wanted.pop("/var/lib/docker", None)
         wanted[configured] = None
     return [
@@ -135,8 +137,29 @@ def _docker_data_root(root: int) -> str | None:
     return os.path.normpath(value)
 
 
-def _has_program(root: int, name: str) -> bool:
-    return any(_exists(root, f"{directory}/{name}", os.O_PATH) for directory in _PATHS)
+def _programs(root: int) -> set[str]:
+    """Which of the programs the image has. A directory that two paths lead to (/bin and /usr/bin) is searched once."""
+    found, seen = set[str](), set[tuple[int, int]]()
+    for path in _PATHS:
+        try:
+            directory = mounts.open_in_root(root, path, os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            continue
+        with directory:
+            status = os.fstat(directory.fileno())
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                found |= {kind.program for kind in KINDS if _is_there(root, directory.fileno(), path, kind.program)}
+    return found
+
+
+def _is_there(root: int, directory: int, path: str, name: str) -> bool:
+    """A symbolic link counts by where it leads inside the image."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return not stat.S_ISLNK(status.st_mode) or _exists(root, f"{path}/{name}", os.O_PATH)
 
 
 def _has_directory(root: int, path: str) -> bool:

@@ -216,5 +216,4 @@ def _note_init(container: Container, pid: int) -> None:
     container.init_pid = pid
     container.mount_namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
     container.user_namespace = os.stat(f"/proc/{pid}/ns/user").st_ino
-    text = Path(f"/proc/{pid}/mountinfo").read_text()
-    container.immutable = frozenset(mount.id for mount in mountinfo.parse(text))
+    container.immutable = mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text())

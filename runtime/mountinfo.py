@@ -35,6 +35,11 @@ def parse(text: str) -> list[Mount]:
     return [_line(line) for line in text.splitlines() if line]
 
 
+def ids(text: str) -> frozenset[int]:
+    """Every mount's id (STATX_MNT_ID) alone."""
+    return frozenset(int(line.partition(" ")[0]) for line in text.splitlines() if line)
+
+
 def unescape(text: str) -> str:
     r"""The kernel's \040 and friends back into characters."""
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text) if "\\" in text else text

@@ -49,7 +49,8 @@ def oom_score_floor() -> int | None:
 def start_time(pid: int) -> int | None:
     """Clock ticks between boot and start of a process; None when there is none. With the pid it names one process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(4096)
     except OSError:
         return None
     state, *rest = text[text.rindex(b")") + 2 :].split()

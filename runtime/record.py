@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from interceptor.container import Container, IdRange
 from interceptor.errors import InterceptorError
@@ -64,7 +64,12 @@ class Record:
 
     def save(self, directory: str) -> None:
         """Written whole or not at all."""
-        write(f"{directory}/{RECORD}", json.dumps(dataclasses.asdict(self), separators=(",", ":")))
+        write(f"{directory}/{RECORD}", json.dumps(_fields(self), separators=(",", ":"), default=_fields))
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A dataclass for JSON, without the copies that dataclasses.asdict makes of every value."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def load(directory: str) -> Record:
