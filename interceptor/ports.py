@@ -34,7 +34,14 @@ class Cap(enum.IntEnum):
 
     DAC_OVERRIDE = 1
     DAC_READ_SEARCH = 2
+    SYS_MODULE = 16
     SYS_ADMIN = 21
+    SYS_BOOT = 22
+    SYS_NICE = 23
+    SYS_RESOURCE = 24
+    SYS_TIME = 25
+    SYSLOG = 34
+    BPF = 39
 
 
 class Tracee(Protocol):

@@ -46,6 +46,8 @@ class FakeTracee:
     comm: str = "sh"
     capabilities: dict[Namespace, bool] = field(default_factory=dict)
     """Whether it is capable over the owner of that namespace; True where nothing is said."""
+    lacks: frozenset[Cap] = frozenset()
+    """Capabilities that it has nowhere."""
     owned: dict[Namespace, bool] = field(default_factory=dict)
     uid_inside: int = 0
     in_nested_user_namespace: bool = False
@@ -72,8 +74,7 @@ class FakeTracee:
         return self.waiting
 
     def capable(self, cap: Cap, owner_of: Namespace) -> bool:
-        assert cap is Cap.SYS_ADMIN
-        return self.capabilities.get(owner_of, True)
+        return cap not in self.lacks and self.capabilities.get(owner_of, True)
 
     def namespace_id(self, namespace: Namespace) -> int:
         return {Namespace.MOUNT: self.mount_namespace, Namespace.USER: USER_NAMESPACE}[namespace]
