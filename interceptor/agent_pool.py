@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from interceptor.container import IdRange
-    from interceptor.policy import Limits
+    from interceptor.limits import Limits
     from interceptor.wire import Anchor
 
 IDLE_S = 30.0

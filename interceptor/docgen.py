@@ -17,12 +17,13 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interceptor import policy_grammar, registry
+from interceptor import policy_grammar, policy_limits, registry
 from interceptor.args import Address, Buffer, Field, Flags, Integer, Kind, String
-from interceptor.policy import Do, EngineProfile, Limits, Mount, Policy
+from interceptor.limits import NETWORK_FILESYSTEMS, Limits
+from interceptor.policy import Do, EngineProfile, Mount, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from interceptor.registry import Masked, Syscall
 
@@ -108,7 +109,7 @@ def policy_schema(rows: Mapping[str, Syscall]) -> Schema:
         **_object(_top(rows)),
         "$defs": {
             "decision": _decision(Do, Do.DENY, "What happens to the call"),
-            "filesystem": _decision(Mount, Mount.DENY, "What mount(2) and fsopen(2) of this type get"),
+            "filesystem": _filesystem(),
             "pattern": {"type": "string", "description": "A glob: * any characters, ? one, [a-z] [!a-z] one of a set"},
             "patterns": _one_or_more({"$ref": "#/$defs/pattern"}),
             "caller": _object(
@@ -137,12 +138,14 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
         "seccomp": _object({"engine-profile": {"enum": [*EngineProfile], "default": base.engine_profile}}),
         "ids": _object({"size": _count(policy_grammar.ID_RANGE_MAX, base.id_range_size)}),
         "limits": _limits(base.limits),
+        "mount": _object({"fuse": {"type": "object", "additionalProperties": {"type": "string"}, "description": FUSE}}),
         "immutable-mounts": _flag(IMMUTABLE, default=base.immutable_mounts),
     }
 
 
 EXTENDS = "Policies that this one builds on; own entries win, then those of the first named"
 FILESYSTEMS = 'By filesystem type; "*" is every other one'
+FUSE = "By filesystem type: the program that serves it, inside the container"
 IMMUTABLE = "umount2(2) of mounts that existed at the start fails with EBUSY"
 
 
@@ -163,7 +166,12 @@ def _count(most: int, default: int) -> Schema:
     return {"type": "integer", "minimum": 1, "maximum": most, "default": default}
 
 
-def _decision(words: type[Do | Mount], deny: str, description: str) -> Schema:
+def _filesystem() -> Schema:
+    schema = _decision([m for m in Mount if m is not Mount.FUSE], Mount.DENY, "What mount(2) and fsopen(2) of this type get")
+    return {**schema, "anyOf": [*schema["anyOf"], _object({Mount.FUSE: {"type": "string"}}, Mount.FUSE)]}
+
+
+def _decision(words: Iterable[Do | Mount], deny: str, description: str) -> Schema:
     denied = _object({deny: {"enum": sorted(policy_grammar.ERRNOS)}}, deny)
     return {"description": f"{description}; deny alone is EPERM", "anyOf": [{"enum": list(words)}, denied]}
 
@@ -176,13 +184,32 @@ def _match() -> Schema:
 
 def _limits(base: Limits) -> Schema:
     deadline = {"type": "string", "pattern": "^[0-9]+(ms|s|min)$", "default": f"{base.agent_deadline_ms}ms"}
+    rlimit: Schema = {"anyOf": [{"const": policy_limits.UNLIMITED}, {"type": "integer", "minimum": 0}]}
+    device: Schema = {
+        "anyOf": [
+            {"enum": [*policy_limits.KNOWN_DEVICES, None, policy_limits.CGROUP]},
+            {"type": "string", "pattern": r"^[bc] (\*|[0-9]+):(\*|[0-9]+)$"},
+        ]
+    }
+    servers: Schema = {"type": "array", "items": {"type": "string"}}
     return _object(
         {
-            "parked": _count(policy_grammar.PARKED_MAX, base.parked),
-            "agents": _count(policy_grammar.AGENTS_MAX, base.agents),
+            "parked": _count(policy_limits.PARKED_MAX, base.parked),
+            "agents": _count(policy_limits.AGENTS_MAX, base.agents),
             "agent-deadline": deadline,
+            "notifications": _between(1, policy_limits.NOTIFICATIONS_MAX, "Intercepted calls a second"),
+            "rlimits": {**_object(dict.fromkeys(sorted(policy_limits.RLIMITS), rlimit)), "description": "Ceilings"},
+            "nice": _between(*policy_limits.NICE, "The lowest nice value that may be set"),
+            "realtime-priority": _between(0, policy_limits.REALTIME_MAX, "The highest one; 0: no real-time scheduling"),
+            "io-realtime": _between(0, policy_limits.IO_LEVEL_MAX, "The strongest level of IOPRIO_CLASS_RT"),
+            "devices": {"type": "array", "items": device, "description": "Nodes that mknod(2) may make"},
+            "servers": _object(dict.fromkeys(sorted(set(NETWORK_FILESYSTEMS.values())), servers)),
         }
     )
+
+
+def _between(first: int, last: int, description: str) -> Schema:
+    return {"type": "integer", "minimum": first, "maximum": last, "description": description}
 
 
 def _rules(row: Syscall) -> Schema:

@@ -11,12 +11,13 @@ at each call. A further kind of condition is one more class here and one more re
 from __future__ import annotations
 
 import enum
-import fnmatch
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol
+
+from interceptor.limits import Limits
+from interceptor.patterns import bytes_test
 
 BUILT_IN = "(built-in)"
 """The `rule` of a decision that no file made."""
@@ -71,6 +72,8 @@ class Mount(enum.StrEnum):
     """Mounted on the tracee's behalf."""
     STAND_IN = "stand-in"
     """An empty, read-only tmpfs in its place."""
+    FUSE = "fuse"
+    """A program of the container's own, inside its namespaces."""
     DENY = "deny"
     """It fails with the entry's errno."""
 
@@ -84,6 +87,8 @@ class FilesystemDecision:
     """``file:line`` of the entry that decided."""
     errno: int = 0
     """For DENY: a positive errno."""
+    program: str = ""
+    """For FUSE: its name, to be found in the container's PATH, or its absolute path there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +115,13 @@ class Condition(Protocol):
 class Text:
     """A string that matches one of `patterns`; None among them is the NULL pointer.
 
-    Patterns are globs over bytes: ``*`` any run of bytes (also ``/``), ``?`` one byte, ``[a-z]`` and ``[!a-z]`` one
-    byte of (not of) a set; everything else stands for itself, as UTF-8.
+    Patterns are globs over bytes, see `patterns`.
     """
 
     patterns: tuple[str | None, ...]
 
     def test(self) -> Test:
-        literal = frozenset(p if p is None else p.encode() for p in self.patterns if not is_glob(p))
-        globs = "|".join(_regex(p) for p in self.patterns if p is not None and is_glob(p))
-        if not globs:
-            return literal.__contains__
-        match = re.compile(globs.encode("latin-1"), re.DOTALL).match
-        return lambda value: value in literal or (value is not None and match(value) is not None)
+        return bytes_test(self.patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,16 +209,6 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Per-container bounds."""
-
-    parked: int = 64
-    """Calls that may wait for slow actions at once."""
-    agents: int = 4
-    agent_deadline_ms: int = 5000
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """One resolved policy (its `extends` folded in)."""
 
@@ -277,19 +266,3 @@ class Policy:
 
 
 _KERNELS_ANSWER = FilesystemDecision(Mount.NATIVE, BUILT_IN)
-
-
-def is_glob(pattern: str | None) -> bool:
-    """Whether `pattern` has a wildcard."""
-    return pattern is not None and any(c in pattern for c in "*?[")
-
-
-def glob_test(pattern: str) -> Callable[[str], bool]:
-    """A test of text (image names, labels) against a pattern as in `Text`."""
-    holds = Text((pattern,)).test()
-    return lambda text: holds(text.encode(errors="surrogateescape"))
-
-
-def _regex(pattern: str) -> str:
-    """A regular expression over bytes, written as Latin-1 text; fnmatch keeps it free of exponential backtracking."""
-    return fnmatch.translate(pattern.encode().decode("latin-1"))

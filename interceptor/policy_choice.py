@@ -18,10 +18,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from interceptor.policy import Match, Policy, glob_test, is_glob
+from interceptor.patterns import glob_test, is_glob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from interceptor.policy import Match, Policy
 
 
 @dataclass(frozen=True, slots=True)

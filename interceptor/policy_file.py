@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from interceptor import policy_choice, registry
 from interceptor.errors import ConfigError, PolicyError
-from interceptor.policy import OFF, Decision, Do, Limits, Policy, Rule
+from interceptor.policy import OFF, Decision, Do, Policy, Rule
 from interceptor.policy_grammar import PolicyFile, Rows, read_policy
+from interceptor.policy_limits import limits_of
 from interceptor.strict_yaml import Place, Problems, unknown
 
 if TYPE_CHECKING:
@@ -205,9 +206,6 @@ def _fold(order: Sequence[PolicyFile], optional: Iterable[str]) -> Policy:
     if default is None:
         what = "no `default:`, neither here nor in what this extends; it says emulate, native or {deny: ERRNO}"
         raise PolicyError(str(own.top), what)
-    limits: dict[str, int] = {}
-    for file in reversed(order):
-        limits.update(file.limits)
     base = Policy(own.name, own.origin)
     return replace(
         base,
@@ -221,7 +219,7 @@ def _fold(order: Sequence[PolicyFile], optional: Iterable[str]) -> Policy:
         engine_profile=_first(f.engine_profile for f in order) or base.engine_profile,
         id_range_size=_first(f.id_range_size for f in order) or base.id_range_size,
         immutable_mounts=base.immutable_mounts if (m := _first(f.immutable_mounts for f in order)) is None else m,
-        limits=Limits(**limits),
+        limits=limits_of(f.limits for f in reversed(order)),
     )
 
 

@@ -33,6 +33,7 @@ from interceptor.policy import (
     Text,
     Truth,
 )
+from interceptor.policy_limits import Given, fuse_programs, limit_readers, program
 from interceptor.strict_yaml import (
     List,
     Map,
@@ -82,7 +83,7 @@ class PolicyFile:
     engine_profile: EngineProfile | None = None
     id_range_size: int | None = None
     immutable_mounts: bool | None = None
-    limits: dict[str, int] = field(default_factory=dict)
+    limits: Given = field(default_factory=dict)
 
 
 def read_policy(data: bytes, origin: str, rows: Rows, problems: Problems, *, name: str, rank: int = 0) -> PolicyFile:
@@ -117,6 +118,7 @@ class _Reader:
             "seccomp": self._seccomp,
             "ids": self._ids,
             "limits": self._limits,
+            "mount": self._mount,
             "immutable-mounts": self._sets("immutable_mounts", truth),
         }
 
@@ -178,31 +180,20 @@ class _Reader:
         entries(node, "ids", {"size": size}, self.problems)
 
     def _limits(self, node: Node) -> None:
-        limits = self.file.limits
-        readers: dict[str, Callable[[Node], None]] = {
-            "parked": lambda n: limits.update(parked=integer(n, "a number of calls", 1, PARKED_MAX)),
-            "agents": lambda n: limits.update(agents=integer(n, "a number of agents", 1, AGENTS_MAX)),
-            "agent-deadline": lambda n: limits.update(agent_deadline_ms=duration_ms(n)),
-        }
-        entries(node, "limits", readers, self.problems)
+        entries(node, "limits", limit_readers(self.file.limits, self.problems), self.problems)
+
+    def _mount(self, node: Node) -> None:
+        """`mount.fuse` is another way to write `filesystems: {TYPE: {fuse: PROGRAM}}`; an entry there says it better."""
+
+        def add(fstype: str, program: str, rule: str) -> None:
+            self.file.filesystems.setdefault(fstype, FilesystemDecision(Mount.FUSE, rule, program=program))
+
+        fuse_programs(node, self.problems, add)
 
 
 CAPABILITIES = ("all", "engine")
 ID_RANGE_MAX = 1 << 31
-PARKED_MAX = 65536
-AGENTS_MAX = 256
 _FILESYSTEM = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-_DURATION = re.compile(r"([0-9]{1,9})(ms|s|min)")
-_UNITS_MS = {"ms": 1, "s": 1000, "min": 60_000}
-
-
-def duration_ms(node: Node) -> int:
-    """A time with its unit (500ms, 5s, 2min), in milliseconds; at most a day."""
-    found = _DURATION.fullmatch(node.text) if isinstance(node, Scalar) else None
-    value = int(found[1]) * _UNITS_MS[found[2]] if found else 0
-    if not 0 < value <= 24 * 60 * _UNITS_MS["min"]:
-        raise wrong(node, "a time with its unit, such as 500ms, 5s or 2min")
-    return value
 
 
 def glob(node: Node) -> str:
@@ -227,10 +218,12 @@ def decision(node: Node) -> Decision:
 
 
 def filesystem_decision(node: Node, place: Place) -> FilesystemDecision:
-    """``native``, ``emulate``, ``stand-in``, ``deny`` (EPERM) or ``{deny: ERRNO}``."""
+    """``native``, ``emulate``, ``stand-in``, ``deny`` (EPERM), ``{deny: ERRNO}`` or ``{fuse: PROGRAM}``."""
     if isinstance(node, Map):
+        if list(node.entries) == [str(Mount.FUSE)]:
+            return FilesystemDecision(Mount.FUSE, place.rule, program=program(node.entries[Mount.FUSE][1]))
         return FilesystemDecision(Mount.DENY, place.rule, _denied(node))
-    mount = Mount(choice(node, "decision", Mount))
+    mount = Mount(choice(node, "decision", set(Mount) - {Mount.FUSE}))
     return FilesystemDecision(mount, place.rule, errno.EPERM if mount is Mount.DENY else 0)
 
 

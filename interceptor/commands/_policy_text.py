@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from interceptor.args import Integer
+from interceptor.limits import RLIM_INFINITY
 from interceptor.policy import Do, FlagSet, Mount, Numbers, Policy, Text, Truth
+from interceptor.policy_limits import KNOWN_DEVICES, RLIMITS, UNLIMITED
 from interceptor.printable import printable
 from interceptor.trace.event import errno_name
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from interceptor.args import Kind
-    from interceptor.policy import Condition, Decision, Rule
+    from interceptor.limits import Device, Limits
+    from interceptor.policy import Condition, Decision, FilesystemDecision, Rule
     from interceptor.registry import Syscall
 
 _COLUMN = 52
@@ -32,20 +34,44 @@ def describe(policy: Policy, rows: Mapping[str, Syscall]) -> str:
         lines += ["", "filesystems"]
         width = max(map(len, policy.filesystems))
         for fstype, decision in sorted(policy.filesystems.items(), key=lambda item: (item[0] == "*", item[0])):
-            what = _failing(str(decision.mount), decision.errno) if decision.mount is Mount.DENY else decision.mount
-            lines.append(_placed(f"{fstype.ljust(width)}  {what}", decision.rule))
+            lines.append(_placed(f"{fstype.ljust(width)}  {_filesystem(decision)}", decision.rule))
     return "\n".join(printable(line) for line in lines)
 
 
 def _settings(policy: Policy) -> Iterator[str]:
-    limits = ", ".join(f"{f.name.replace('_', '-')} {getattr(policy.limits, f.name)}" for f in fields(policy.limits))
     yield f"  file              {policy.origin}"
     yield f"  selectable        {'yes' if policy.selectable else 'no'}"
     yield f"  capabilities      {policy.capabilities}"
     yield f"  engine's profile  {policy.engine_profile}"
     yield f"  immutable mounts  {'yes' if policy.immutable_mounts else 'no'}"
     yield f"  ids               {policy.id_range_size}"
-    yield f"  limits            {limits}"
+    yield from _limits(policy.limits)
+
+
+def _limits(limits: Limits) -> Iterator[str]:
+    ceilings, devices = limits.ceilings, limits.devices
+    rate = f", notifications {limits.notifications}/s" if limits.notifications else ""
+    deadline = f"agent-deadline {limits.agent_deadline_ms}ms"
+    yield f"  limits            parked {limits.parked}, agents {limits.agents}, {deadline}{rate}"
+    names = {number: name for name, number in RLIMITS.items()}
+    parts = [
+        f"{names[n]} {UNLIMITED if value == RLIM_INFINITY else value}" for n, value in sorted(ceilings.rlimits.items())
+    ]
+    parts += [f"nice {ceilings.nice}"] if ceilings.nice is not None else []
+    parts += [f"realtime-priority {ceilings.realtime_priority}"] if ceilings.realtime_priority else []
+    parts += [f"io-realtime {ceilings.io_realtime}"] if ceilings.io_realtime is not None else []
+    yield f"  ceilings          {', '.join(parts) or 'the kernel’s'}"
+    listed = [_device(d) for d in devices.listed] + (["those of its device cgroup"] if devices.cgroup else [])
+    yield f"  devices           {', '.join(listed) or 'none'}"
+    for fstype, servers in sorted(limits.servers.items()):
+        for server in servers:
+            yield _placed(f"  {fstype} from {server.host}, {server.export}", server.rule)
+
+
+def _device(device: Device) -> str:
+    numbers = (device.kind, device.major, device.minor)
+    name = next((name for name, known in KNOWN_DEVICES.items() if known == numbers), None)
+    return name or "{} {}:{}".format(*("*" if n is None else n for n in numbers))
 
 
 def _placed(text: str, rule: str) -> str:
@@ -65,6 +91,12 @@ def _rule(rule: Rule, kinds: Mapping[str, Kind]) -> str:
 def _decision(decision: Decision) -> str:
     what = _failing("deny", decision.errno) if decision.do is Do.DENY else str(decision.do)
     return f"{what}, logged" if decision.log else what
+
+
+def _filesystem(decision: FilesystemDecision) -> str:
+    if decision.mount is Mount.DENY:
+        return _failing("deny", decision.errno)
+    return f"{decision.mount} {decision.program}".rstrip()
 
 
 def _failing(what: str, errno: int) -> str:

@@ -20,8 +20,8 @@ from support.waiting import wait_for
 from interceptor.agent_pool import AgentPool, PinnedAgent
 from interceptor.container import IdRange
 from interceptor.errors import AgentError, NotificationGone
+from interceptor.limits import Limits
 from interceptor.native import agentlink
-from interceptor.policy import Limits
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:

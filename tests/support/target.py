@@ -22,7 +22,7 @@ import pyseccomp
 
 from interceptor.agent_pool import AgentPool, PinnedAgent
 from interceptor.container import IdRange
-from interceptor.policy import Limits
+from interceptor.limits import Limits
 from interceptor.ports import Namespace
 
 if TYPE_CHECKING:

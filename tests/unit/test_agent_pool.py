@@ -14,9 +14,9 @@ from support.waiting import wait_for
 from interceptor.agent_pool import IDLE_S, AgentPool, PinnedAgent
 from interceptor.container import IdRange
 from interceptor.errors import AgentError, NotificationGone
+from interceptor.limits import Limits
 from interceptor.native import agentlink
 from interceptor.native.agentlink import Reply, Request
-from interceptor.policy import Limits
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from support.policy_rows import ROWS, write
 
 from interceptor import policy_file
 from interceptor.errors import ConfigError
-from interceptor.policy import glob_test
+from interceptor.patterns import glob_test
 from interceptor.policy_choice import familiar_image, globs_overlap, image_matches
 from interceptor.strict_yaml import PolicyErrors
 

@@ -1,0 +1,205 @@
+"""The grammar of a policy's `limits` and `mount`: rates, ceilings, devices, servers, FUSE programs.
+
+A key that is given in a file replaces what that file extends, except in `rlimits` and `servers`, where each entry does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import resource
+from typing import TYPE_CHECKING, Any
+
+from interceptor.errors import PolicyError
+from interceptor.limits import NETWORK_FILESYSTEMS, RLIM_INFINITY, Ceilings, Device, Devices, Limits, Server
+from interceptor.strict_yaml import Node, Problems, Scalar, entries, integer, items, mapping, text, unknown, wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+PARKED_MAX = 65536
+AGENTS_MAX = 256
+NOTIFICATIONS_MAX = 1_000_000
+REALTIME_MAX = 99
+"""MAX_RT_PRIO - 1 (linux/sched/prio.h)."""
+NICE = (-20, 19)
+IO_LEVEL_MAX = 7
+"""IOPRIO_NR_LEVELS - 1 (linux/ioprio.h)."""
+
+RLIMITS: Mapping[str, int] = {
+    name.removeprefix("RLIMIT_").lower(): getattr(resource, name)
+    for name in dir(resource)
+    if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
+} | {"locks": 10}
+"""By name as policies write them; Python has no RLIMIT_LOCKS (asm-generic/resource.h)."""
+
+KNOWN_DEVICES: Mapping[str, tuple[str, int, int]] = {
+    "null": ("c", 1, 3),
+    "zero": ("c", 1, 5),
+    "full": ("c", 1, 7),
+    "random": ("c", 1, 8),
+    "urandom": ("c", 1, 9),
+    "tty": ("c", 5, 0),
+    "console": ("c", 5, 1),
+    "ptmx": ("c", 5, 2),
+    "net/tun": ("c", 10, 200),
+    "fuse": ("c", 10, 229),
+}
+"""Documentation/admin-guide/devices.txt."""
+CGROUP = "cgroup"
+
+Given = dict[str, Any]
+"""What one file gives: field of Limits or Ceilings → value; `rlimits` and `servers` are mappings that are merged."""
+
+
+def limits_of(files: Iterable[Given]) -> Limits:
+    """Of files in order, the weakest first."""
+    found: Given = {"rlimits": {}, "servers": {}}
+    for given in files:
+        rlimits, servers = {**found["rlimits"], **given.get("rlimits", {})}, {**found["servers"], **given.get("servers", {})}
+        found = {**found, **given, "rlimits": rlimits, "servers": servers}
+    ceilings = {name: found.pop(name) for name in Ceilings.__slots__ if name in found}
+    return Limits(ceilings=Ceilings(**ceilings), **found)
+
+
+def limit_readers(given: Given, problems: Problems) -> dict[str, Callable[[Node], None]]:
+    """What may stand below `limits`."""
+
+    def number(name: str, what: str, first: int, last: int) -> Callable[[Node], None]:
+        return lambda node: given.update({name: integer(node, what, first, last)})
+
+    return {
+        "parked": number("parked", "a number of calls", 1, PARKED_MAX),
+        "agents": number("agents", "a number of agents", 1, AGENTS_MAX),
+        "agent-deadline": lambda node: given.update(agent_deadline_ms=duration_ms(node)),
+        "notifications": number("notifications", "calls a second", 1, NOTIFICATIONS_MAX),
+        "rlimits": lambda node: given.update(rlimits=_rlimits(node, problems)),
+        "nice": number("nice", "a nice value", *NICE),
+        "realtime-priority": number("realtime_priority", "a priority, or 0 for none,", 0, REALTIME_MAX),
+        "io-realtime": number("io_realtime", "a level of the real-time class", 0, IO_LEVEL_MAX),
+        "devices": lambda node: given.update(devices=_devices(node, problems)),
+        "servers": lambda node: given.update(servers=_servers(node, problems)),
+    }
+
+
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|min)")
+_UNITS_MS = {"ms": 1, "s": 1000, "min": 60_000}
+
+
+def duration_ms(node: Node) -> int:
+    """A time with its unit (500ms, 5s, 2min), in milliseconds; at most a day."""
+    found = _DURATION.fullmatch(node.text) if isinstance(node, Scalar) else None
+    value = int(found[1]) * _UNITS_MS[found[2]] if found else 0
+    if not 0 < value <= 24 * 60 * _UNITS_MS["min"]:
+        raise wrong(node, "a time with its unit, such as 500ms, 5s or 2min")
+    return value
+
+
+def _rlimits(node: Node, problems: Problems) -> dict[int, int]:
+    found = {}
+    for name, (place, value) in mapping(node, "resource: ceiling").entries.items():
+        with problems:
+            if name not in RLIMITS:
+                raise unknown(place, "resource limit", name, RLIMITS)
+            found[RLIMITS[name]] = _rlimit(value)
+    return found
+
+
+def _rlimit(node: Node) -> int:
+    if isinstance(node, Scalar) and node.text == UNLIMITED:
+        return RLIM_INFINITY
+    return integer(node, f"{UNLIMITED} or a number", 0, RLIM_INFINITY - 1)
+
+
+UNLIMITED = "unlimited"
+
+
+# Devices
+
+DEVICE = re.compile(r"(?P<kind>[bc]) (?P<major>\*|[0-9]{1,4}):(?P<minor>\*|[0-9]{1,7})")
+"""As the device cgroup of cgroup v1 writes them: ``c 10:200``, ``b 7:*``."""
+MAJOR_MAX, MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1
+"""Of a dev_t (linux/kdev_t.h)."""
+
+
+def _devices(node: Node, problems: Problems) -> Devices:
+    cgroup = ""
+
+    def read(item: Node) -> Device | None:
+        nonlocal cgroup
+        # Elsewhere a plain null is no value; in a list of devices it can only be the one of that name.
+        name = item.text if isinstance(item, Scalar) and item.text == "null" else text(item, "a device")
+        if name == CGROUP:
+            cgroup = item.place.rule
+            return None
+        return _device(item, name)
+
+    return Devices(tuple(d for d in items(node, read, problems, "devices") if d is not None), cgroup)
+
+
+def _device(node: Node, name: str) -> Device:
+    if name in KNOWN_DEVICES:
+        return Device(*KNOWN_DEVICES[name], node.place.rule)
+    found = DEVICE.fullmatch(name)
+    if found is None:
+        listed = ", ".join(KNOWN_DEVICES)
+        raise wrong(node, f"a device (c MAJOR:MINOR, b MAJOR:*, {listed}, or {CGROUP})")
+    major, minor = (None if n == "*" else int(n) for n in found.group("major", "minor"))
+    if (major or 0) > MAJOR_MAX or (minor or 0) > MINOR_MAX:
+        raise wrong(node, f"a device with numbers up to {MAJOR_MAX}:{MINOR_MAX}")
+    return Device(found["kind"], major, minor, node.place.rule)
+
+
+# Servers
+
+_NFS = re.compile(r"(?P<host>\[[0-9A-Fa-f:./]+\]|[^:\[\]]+):(?P<export>/.*)")
+_CIFS = re.compile(r"//(?P<host>\[[0-9A-Fa-f:./]+\]|[^/\[\]]+(?:/[0-9]{1,3}(?=/))?)/(?P<export>.+)")
+_FORMS = {"nfs": (_NFS, "HOST:/EXPORT"), "cifs": (_CIFS, "//HOST/SHARE")}
+
+
+def _servers(node: Node, problems: Problems) -> dict[str, tuple[Server, ...]]:
+    found = {}
+    for name, (place, value) in mapping(node, "filesystem type: servers").entries.items():
+        with problems:
+            if name not in _FORMS:
+                raise unknown(place, "network filesystem", name, set(NETWORK_FILESYSTEMS.values()))
+            found[name] = tuple(items(value, lambda n, of=name: _server(n, of), problems, "servers"))  # type: ignore[misc]
+    return found
+
+
+def _server(node: Node, fstype: str) -> Server:
+    form, shown = _FORMS[fstype]
+    found = form.fullmatch(text(node, "a server"))
+    if found is None:
+        raise wrong(node, f"{shown} (HOST a name, a pattern, an address or a network such as 10.0.0.0/8)")
+    host = found["host"].strip("[]")
+    if "/" in host or ":" in host:
+        try:
+            ipaddress.ip_network(host)
+        except ValueError as error:
+            raise PolicyError(str(node.place), f"{host!r}: {error}") from None
+    return Server(host, found["export"], node.place.rule)
+
+
+# FUSE
+
+_PROGRAM = re.compile(r"/?[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*")
+
+
+def program(node: Node) -> str:
+    """The name of a program, looked up in the container's own PATH, or its absolute path there."""
+    name = text(node, "the name of a program")
+    if not _PROGRAM.fullmatch(name) or ("/" in name and not name.startswith("/")):
+        raise wrong(node, "the name of a program, such as squashfuse, or an absolute path")
+    return name
+
+
+def fuse_programs(node: Node, problems: Problems, add: Callable[[str, str, str], None]) -> None:
+    """``mount: {fuse: {TYPE: PROGRAM}}``: calls `add` with type, program and ``file:line``."""
+
+    def fuse(value: Node) -> None:
+        for fstype, (place, name) in mapping(value, "filesystem type: program").entries.items():
+            with problems:
+                add(fstype, program(name), place.rule)
+
+    entries(node, "mount", {"fuse": fuse}, problems)
