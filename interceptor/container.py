@@ -39,6 +39,8 @@ class Container:
     """Inode of init's mount namespace (st_ino of /proc/PID/ns/mnt)."""
     user_namespace: int | None = None
     """Inode of init's user namespace, which owns that mount namespace."""
+    pid_namespace: int | None = None
+    """Inode of init's pid namespace."""
     immutable: frozenset[int] = frozenset()
     """STATX_MNT_ID of the mounts that existed when the container was created."""
     wait_killable: bool = False

@@ -218,6 +218,14 @@ class LazyCaller:
     def nested(self) -> bool:
         return self._subject.pinned.in_nested_user_namespace
 
+    @property
+    def inner(self) -> bool:
+        return self._subject.pinned.in_inner_container
+
+    @property
+    def executable(self) -> bytes:
+        return self._subject.pinned.executable
+
 
 class Subject:
     """The tracee of one notification: pinned when something is asked of it, at the latest with its memory."""

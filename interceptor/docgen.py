@@ -116,6 +116,8 @@ def policy_schema(rows: Mapping[str, Syscall]) -> Schema:
                 {
                     "uid": _number(Integer(32), "Effective uid inside the container; 65534 where it is not mapped"),
                     "nested": {"type": "boolean", "description": "In a user namespace below the container's own"},
+                    "inner": {"type": "boolean", "description": "In another pid namespace than the container's init"},
+                    "executable": {"$ref": "#/$defs/patterns"},
                 }
             ),
             **{f"{name}-rules": _rules(row) for name, row in sorted(rows.items())},
@@ -224,11 +226,17 @@ def _field(field: Field) -> Schema:
     kind = field.kind
     if isinstance(kind, Flags):
         names = _one_or_more({"enum": list(kind.names.__members__)})
-        return {**_object({"has": names, "not": names}), "minProperties": 1}
+        return {"anyOf": [{**_object({"has": names, "not": names}), "minProperties": 1}, _masked(kind)]}
     if isinstance(kind, Integer):
-        return _number(kind, "")
+        return {"anyOf": [*_number(kind, "")["anyOf"], _masked(kind)]}
     null = isinstance(kind, String) and kind.null
-    return _one_or_more({"type": ["string", "null"]}) if null else {"$ref": "#/$defs/patterns"}
+    patterns = _one_or_more({"type": ["string", "null"]}) if null else {"$ref": "#/$defs/patterns"}
+    return {"anyOf": [patterns, _object({"cidr": {"$ref": "#/$defs/patterns"}}, "cidr")]}
+
+
+def _masked(kind: Integer | Flags) -> Schema:
+    bits = {"type": "integer", "minimum": 0, "maximum": (1 << (kind.bits or 64)) - 1}
+    return _object({"mask": bits, "is": bits}, "mask", "is")
 
 
 def _number(kind: Integer, description: str) -> Schema:

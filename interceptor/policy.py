@@ -11,6 +11,8 @@ at each call. A further kind of condition is one more class here and one more re
 from __future__ import annotations
 
 import enum
+import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -97,8 +99,12 @@ class Caller:
 
     uid: int
     """Effective uid inside the container; 65534 where it is not mapped."""
-    nested: bool
+    nested: bool = False
     """In a user namespace below the container's own."""
+    inner: bool = False
+    """In another pid namespace than the container's init: in a container inside the container."""
+    executable: bytes = b""
+    """/proc/PID/exe: the path of its program, as its own mount namespace names it."""
 
 
 Test = Callable[[Any], bool]
@@ -148,6 +154,36 @@ class FlagSet:
     def test(self) -> Test:
         mask, wanted = self.has | self.lacks, self.has
         return lambda value: value & mask == wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A string that is, or begins with, an address in one of `networks`.
+
+    ``10.1.2.3``, ``10.1.2.3:/export``, ``[2001:db8::1]:/export`` and ``//10.1.2.3/share`` begin with one; names do not.
+    """
+
+    networks: tuple[str, ...]
+
+    def test(self) -> Test:
+        networks = tuple(ipaddress.ip_network(n) for n in self.networks)
+
+        def holds(value: bytes | None) -> bool:
+            address = _address(value or b"")
+            return address is not None and any(address in network for network in networks)
+
+        return holds
+
+
+_ADDRESS = re.compile(rb"(?://)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Fa-f:.]+?))(?=:?/|\Z)")
+
+
+def _address(value: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    found = _ADDRESS.match(value)
+    try:
+        return ipaddress.ip_address(next(filter(None, found.groups())).decode()) if found else None
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

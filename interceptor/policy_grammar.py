@@ -11,6 +11,7 @@ Described for people in policies/README.md and for editors by docs/policy.schema
 from __future__ import annotations
 
 import errno
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -32,6 +33,7 @@ from interceptor.policy import (
     Rule,
     Text,
     Truth,
+    Within,
 )
 from interceptor.policy_limits import Given, fuse_programs, limit_readers, program
 from interceptor.strict_yaml import (
@@ -302,6 +304,8 @@ CALLER = "caller"
 CALLER_CONDITIONS: Mapping[str, Callable[[Node], Condition]] = {
     "uid": lambda node: numbers(node, Integer(32)),
     "nested": lambda node: Truth(truth(node)),
+    "inner": lambda node: Truth(truth(node)),
+    "executable": lambda node: Text(tuple(glob(n) for n in one_or_more(node))),
 }
 assert set(CALLER_CONDITIONS) == {f.name for f in fields(Caller)}  # noqa: S101 - one table, kept whole
 
@@ -310,7 +314,11 @@ def condition(argument: Field, node: Node) -> Condition:
     """The condition on one argument, of the form that its kind has."""
     kind = argument.kind
     if isinstance(kind, String | Buffer):
+        if isinstance(node, Map):
+            return within(node)
         return Text(tuple(_pattern(p, kind) for p in one_or_more(node)))
+    if isinstance(kind, Integer | Flags) and isinstance(node, Map) and MASK.intersection(node.entries):
+        return masked(node, kind)
     if isinstance(kind, Flags):
         return flag_set(node, kind)
     if isinstance(kind, Integer):
@@ -349,6 +357,35 @@ def bounds(kind: Integer) -> tuple[int, int]:
     """The least and the greatest value of an argument, on the widest architecture."""
     bits = kind.bits or 64
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if kind.signed else (0, (1 << bits) - 1)
+
+
+def within(node: Map) -> Within:
+    """``{cidr: NETWORK}`` or a list of them."""
+    if list(node.entries) != ["cidr"]:
+        raise wrong(node, "a pattern, a list of patterns, or {cidr: [NETWORK, …]}")
+    return Within(tuple(_network(n) for n in one_or_more(node.entries["cidr"][1])))
+
+
+def _network(node: Node) -> str:
+    written = text(node, "a network")
+    try:
+        return str(ipaddress.ip_network(written))
+    except ValueError as error:
+        raise PolicyError(str(node.place), f"{error} (a network is written 10.0.0.0/8 or 2001:db8::/32)") from None
+
+
+MASK = frozenset({"mask", "is"})
+
+
+def masked(node: Map, kind: Integer | Flags) -> FlagSet:
+    """``{mask: BITS, is: BITS}``: what is left of the number under the mask."""
+    if set(node.entries) != MASK:
+        raise wrong(node, "{mask: BITS, is: BITS}")
+    most = (1 << (kind.bits or 64)) - 1
+    mask, value = (integer(node.entries[key][1], "a number", 0, most) for key in ("mask", "is"))
+    if value & ~mask:
+        raise PolicyError(str(node.place), f"{value & ~mask:#x} of `is` lies outside `mask`; that can never hold")
+    return FlagSet(value, mask & ~value)
 
 
 def flag_set(node: Node, kind: Flags) -> FlagSet:

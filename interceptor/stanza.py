@@ -289,7 +289,7 @@ def register_tests(row: Syscall, rule: Rule, arch: Arch) -> list[tuple[RegisterT
 
 def _tests(field: Field, condition: Condition, arch: Arch) -> list[RegisterTest] | None:
     """Alternatives for one argument; only the bits that the decoder looks at count."""
-    if isinstance(field.kind, Flags) and isinstance(condition, FlagSet):
+    if isinstance(field.kind, Flags | Integer) and isinstance(condition, FlagSet):
         width = _width(field.kind.bits, arch)
         if condition.has & ~width:
             return []  # a flag that this architecture's register cannot carry

@@ -100,6 +100,17 @@ class Pinned:
         pid, owner = self.container.init_pid, self.container.user_namespace
         return pid is not None and owner is not None and native.kill_init(pid, owner)
 
+    @property
+    def in_inner_container(self) -> bool:
+        """In another pid namespace than the container's init; False while there is no init yet."""
+        own = self.container.pid_namespace
+        return own is not None and own != self.namespace_id(Namespace.PID)
+
+    @property
+    def executable(self) -> bytes:
+        """The path of its program as its mount namespace names it; the tracee can run any, and change the name."""
+        return native.link(self._held.proc, "exe").removesuffix(b" (deleted)")
+
     def namespace_id(self, namespace: Namespace) -> int:
         if namespace is Namespace.MOUNT:
             return self._held.mount_namespace

@@ -216,4 +216,5 @@ def _note_init(container: Container, pid: int) -> None:
     container.init_pid = pid
     container.mount_namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
     container.user_namespace = os.stat(f"/proc/{pid}/ns/user").st_ino
+    container.pid_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
     container.immutable = mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from interceptor.args import Integer
+from interceptor.args import Flags, Integer
 from interceptor.limits import RLIM_INFINITY
-from interceptor.policy import Do, FlagSet, Mount, Numbers, Policy, Text, Truth
+from interceptor.policy import Do, FlagSet, Mount, Numbers, Policy, Text, Truth, Within
 from interceptor.policy_limits import KNOWN_DEVICES, RLIMITS, UNLIMITED
 from interceptor.printable import printable
 from interceptor.trace.event import errno_name
@@ -103,15 +103,19 @@ def _failing(what: str, errno: int) -> str:
     return f"{what} with {errno_name(errno)}"
 
 
-def _condition(condition: Condition, kind: Kind) -> str:
+def _condition(condition: Condition, kind: Kind) -> str:  # noqa: PLR0911 - a table
     match condition:
         case Text(patterns):
             return f"is {' or '.join('NULL' if p is None else repr(p) for p in patterns)}"
         case Numbers(ranges):
             return f"is {' or '.join(str(a) if a == b else f'{a}..{b}' for a, b in ranges)}"
+        case FlagSet(has, lacks) if not isinstance(kind, Flags):
+            return f"& {has | lacks:#x} is {has:#x}"
         case FlagSet(has, lacks):
             parts = [f"has {kind.render(has)}" if has else "", f"lacks {kind.render(lacks)}" if lacks else ""]
             return " and ".join(p for p in parts if p)
+        case Within(networks):
+            return f"is within {' or '.join(networks)}"
         case Truth(value):
             return f"is {'true' if value else 'false'}"
         case _:

@@ -125,6 +125,14 @@ def capable(proc: int, namespace: str, cap_effective: int, cap: int, euid: int) 
     return bool(result)
 
 
+def link(proc: int, name: str) -> bytes:
+    """What the magic link NAME below a pinned /proc/TID says (proc_pid_exe(5))."""
+    try:
+        return os.readlink(name.encode(), dir_fd=proc)
+    except OSError as error:
+        fail(-(error.errno or errno.EIO), f"reading {name} of the tracee")
+
+
 def kill(proc: int) -> None:
     """SIGKILL for the process of a pinned task; nothing for one that is dead already.
 

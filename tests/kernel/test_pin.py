@@ -241,6 +241,17 @@ def test_a_descriptor_of_the_tracees_is_taken(paused: Paused) -> None:
     pinned.close()
 
 
+def test_its_program_and_whether_it_lives_in_an_inner_container(paused: Paused) -> None:
+    pinned = paused.pinned()
+    assert pinned.executable == bytes(Path(f"/proc/{paused.tracee.pid}/exe").readlink())
+    assert not pinned.in_inner_container, "no init is known"
+    paused.container.pid_namespace = Path("/proc/self/ns/pid").stat().st_ino
+    assert not pinned.in_inner_container
+    paused.container.pid_namespace += 1
+    assert pinned.in_inner_container
+    pinned.close()
+
+
 # What a rule may end
 
 

@@ -51,6 +51,8 @@ class FakeTracee:
     owned: dict[Namespace, bool] = field(default_factory=dict)
     uid_inside: int = 0
     in_nested_user_namespace: bool = False
+    in_inner_container: bool = False
+    executable: bytes = b"/bin/sh"
     covers: dict[str, Sequence[bytes]] = field(default_factory=dict)
     mount_namespace: int = MOUNT_NAMESPACE
     notification_id: int = 7

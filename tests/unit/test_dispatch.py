@@ -204,12 +204,16 @@ def test_a_rule_about_the_caller_looks_at_the_tracee(answer: Answer) -> None:
         "shutdown": (
             Rule(Decision(Do.DENY, RULE, errno.EPERM), caller=(("uid", Numbers(((1000, 1000),))),)),
             Rule(Decision(Do.DENY, RULE, errno.EACCES), caller=(("nested", Truth(value=True)),)),
+            Rule(Decision(Do.DENY, RULE, errno.EBUSY), caller=(("inner", Truth(value=True)),)),
+            Rule(Decision(Do.DENY, RULE, errno.ENXIO), caller=(("executable", Text(("*/mount",))),)),
         )
     }
     ruled = policy(rules=rules, default=Decision(Do.EMULATE, RULE))
     what = notification("shutdown")
     assert answer(what, policy=ruled, tracee=FakeTracee(uid_inside=1000)).verdict == Fail(errno.EPERM)
     assert answer(what, policy=ruled, tracee=FakeTracee(in_nested_user_namespace=True)).verdict == Fail(errno.EACCES)
+    assert answer(what, policy=ruled, tracee=FakeTracee(in_inner_container=True)).verdict == Fail(errno.EBUSY)
+    assert answer(what, policy=ruled, tracee=FakeTracee(executable=b"/bin/mount")).verdict == Fail(errno.ENXIO)
     assert answer(what, policy=ruled).verdict == Return(0)
 
 

@@ -57,7 +57,7 @@ def test_the_schema_has_the_keys_of_the_grammar() -> None:
     assert set(schema["properties"]["calls"]["properties"]) == set(ROWS)
     when = schema["$defs"]["mount-rules"]["items"]["properties"]["when"]["properties"]
     assert set(when) == {"source", "target", "fstype", "flags", "data", "caller"}
-    assert "MS_BIND" in when["flags"]["properties"]["has"]["anyOf"][0]["enum"]
+    assert "MS_BIND" in when["flags"]["anyOf"][0]["properties"]["has"]["anyOf"][0]["enum"]
     assert set(schema["$defs"]["caller"]["properties"]) == set(policy_grammar.CALLER_CONDITIONS)
     assert "address" not in schema["$defs"]["shutdown-rules"]["items"]["properties"]["when"]["properties"]
 

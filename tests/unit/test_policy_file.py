@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from support.policy_rows import ROWS, MountArgs, MountFlags, NameArgs, ShutdownArgs, policy, write
 
-from interceptor import policy_file, registry
+from interceptor import policy_file, registry, stanza
+from interceptor.args import Arch
 from interceptor.errors import ConfigError, PolicyError
 from interceptor.policy import BUILT_IN, Caller, Do, EngineProfile, FlagSet, Mount, Numbers, Policy, Text
+from interceptor.stanza import RegisterTest
 from interceptor.strict_yaml import DEPTH_MAX, SIZE_MAX, PolicyErrors
 
 ROOT = Caller(uid=0, nested=False)
@@ -218,7 +220,7 @@ ids: {size: no}
         "default.yaml:13:19: '1..x' stands where a number or a range FIRST..LAST from -2147483648 to 2147483647",
         "default.yaml:14:11: unknown decision 'nativ'; did you mean 'native'?",
         "default.yaml:15:52: 'False' stands where true or false is expected",
-        "default.yaml:17:23: unknown property of a caller 'gid'; did you mean 'uid'? (there are: nested, uid)",
+        "default.yaml:17:23: unknown property of a caller 'gid'; did you mean 'uid'? (there are: executable,",
         "default.yaml:19:13: an empty `when`",
         "default.yaml:21:7: a rule without `do:`",
         f"default.yaml:24:7: never reached: {tmp_path}/default.yaml:23 decides every setdomainname",
@@ -387,3 +389,42 @@ def test_unknown_policies_are_named(tmp_path: Path) -> None:
     write(tmp_path, "default", "default: native\n")
     with pytest.raises(ConfigError, match="there is no policy 'x'; there are: default"):
         policy_file.load_all([tmp_path], ROWS).get("x")
+
+
+@pytest.mark.parametrize(
+    ("value", "holds"),
+    [
+        (b"10.1.2.3", True), (b"10.1.2.3:/export", True), (b"//10.1.2.3/share", True), (b"11.1.2.3", False),
+        (b"[2001:db8::1]:/x", True), (b"2001:db8::1", True), (b"[2001:db9::1]:/x", False), (b"", False), (None, False),
+        (b"10.1.2.3.example.org:/x", False), (b"nas:/10.1.2.3", False), (b"10.1.2:/x", False), (b"10.1.2.3a", False),
+    ],
+)  # fmt: skip
+def test_networks(tmp_path: Path, value: bytes | None, holds: bool) -> None:
+    text = "default: native\ncalls: {mount: [{when: {source: {cidr: [10.0.0.0/8, 2001:db8::/32]}}, do: emulate}]}\n"
+    p = policy(tmp_path, text)
+    decided = p.decide("mount", MountArgs(value, b"/x", b"nfs", 0, None), ROOT)
+    assert (decided.do is Do.EMULATE) is holds
+
+
+def test_masks(tmp_path: Path) -> None:
+    rules = "{when: {mode: {mask: 0o170000, is: 0o020000}}, do: deny}, {when: {flags: {mask: 3, is: 1}}, do: pretend}"
+    p = policy(tmp_path, f"default: native\ncalls: {{shutdown: [{rules}]}}\n")
+    found = [p.decide("shutdown", ShutdownArgs(0, 0, m, 0, 0, f), ROOT).do for m, f in ((0o20666, 0), (0o60666, 5), (0, 3))]
+    assert found == [Do.DENY, Do.PRETEND, Do.NATIVE]
+    registers = [r for r in stanza.table(ROWS, p, Arch.X86_64) if r.nr == 48]
+    assert [r.tests for r in registers[:2]] == [(RegisterTest(2, 0xF000, 0x2000),), (RegisterTest(5, 3, 1),)]
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ("{source: {cidr: 10.0.0.1/8}}", "10.0.0.1/8 has host bits set (a network is written"),
+        ("{source: {cidrs: 10.0.0.0/8}}", "a mapping stands where a pattern, a list of patterns, or {cidr:"),
+        ("{flags: {mask: 1, is: 2}}", "0x2 of `is` lies outside `mask`; that can never hold"),
+        ("{flags: {mask: 1}}", "a mapping stands where {mask: BITS, is: BITS} is expected"),
+        ("{caller: {executable: 'a[b'}}", "'a[b': '[' without ']'"),
+        ("{caller: {inner: 1}}", "'1' stands where true or false is expected"),
+    ],
+)
+def test_mistakes_in_conditions(tmp_path: Path, when: str, expected: str) -> None:
+    assert expected in "\n".join(errors(tmp_path, f"default: native\ncalls: {{mount: [{{when: {when}, do: deny}}]}}\n"))
