@@ -30,6 +30,8 @@ STATE_MAX = 1 << 20
 PATIENCE = 10.0
 """Seconds that a runtime may take to send it."""
 FD_NAME = "seccompFd"
+SO_PEEK_OFF = 42
+"""MSG_PEEK goes on where the last one ended: socket(7), asm-generic/socket.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,18 @@ async def serve(listening: trio.socket.SocketType, accept: Accept) -> None:
     """Serves until cancelled."""
     async with trio.open_nursery() as nursery:
         while True:
-            nursery.start_soon(_serve_one, await next_connection(listening), accept)
+            nursery.start_soon(serve_one, await next_connection(listening), accept)
 
 
-async def _serve_one(connection: trio.socket.SocketType, accept: Accept) -> None:
+async def serve_one(connection: trio.socket.SocketType, accept: Accept, *, kept: bool = False) -> None:
+    """Serves one connection. One that is `kept` elsewhere is only looked into: the next supervisor may read it again."""
     fds: list[int] = []
     try:
         with connection, trio.fail_after(PATIENCE):
             _check_peer(connection)
-            data = await _receive(connection, fds)
+            if kept:
+                connection.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
+            data = await _receive(connection, fds, socket.MSG_PEEK if kept else 0)
         if data:
             state, index = parse(data, len(fds))
             accept(state, fds[index])
@@ -74,11 +79,11 @@ def _check_peer(connection: trio.socket.SocketType) -> None:
         raise WireError(f"uid {uid} connected to the seccomp listener; only root may")
 
 
-async def _receive(connection: trio.socket.SocketType, fds: list[int]) -> bytes:
+async def _receive(connection: trio.socket.SocketType, fds: list[int], flags: int) -> bytes:
     """Everything until the peer closes or the JSON is complete; descriptors are added to `fds`."""
     data = bytearray()
     while True:
-        piece, ancillary, _, _ = await connection.recvmsg(65536, sockets.ANCILLARY, sockets.RECEIVE_FLAGS)
+        piece, ancillary, _, _ = await connection.recvmsg(65536, sockets.ANCILLARY, sockets.RECEIVE_FLAGS | flags)
         fds += sockets.descriptors(ancillary)
         data += piece
         if not piece or _complete(data):

@@ -177,8 +177,44 @@ class Request:
     """What is done in the control plane's own thread once the peer has its answer."""
 
 
+class Kept(Protocol):
+    """A descriptor that an earlier supervisor left; the receiver's to close."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def fd(self) -> int: ...
+
+    @property
+    def note(self) -> str: ...
+
+
+class Keeper(Protocol):
+    """Holds descriptors that must outlive this process, and gives them to the next supervisor (docs/design.md, 6).
+
+    Any thread. Where there is no keeper, keeping does nothing and nothing is inherited.
+    """
+
+    def keep(self, kind: str, key: str, fd: int, note: str = "") -> None:
+        """Holds a duplicate of `fd`, in the place of an earlier one of that kind and key; `fd` stays the caller's, who
+        drops it before closing it.
+        """
+
+    def drop(self, kind: str, key: str) -> None:
+        """Closes that duplicate; idempotent."""
+
+    def inherited(self, kind: str) -> Mapping[str, Kept]:
+        """What an earlier supervisor kept of a kind, by key, once: for Plugin.start. What nobody inherits is closed. It
+        stays kept until it is dropped.
+        """
+
+
 class Core(Protocol):
     """What the supervisor offers to plugins."""
+
+    @property
+    def keeper(self) -> Keeper: ...
 
     @property
     def listener_path(self) -> str:

@@ -139,8 +139,8 @@ class Session:
         if last:
             self.drain()
             self.dispatcher.repeats.forget(self.notifier.fd)
-            self.notifier.close()
             self._ended(self)
+            self.notifier.close()
 
     def park(self) -> bool:
         """One more call waits; starts the successor. False when there is no room: then nobody receives meanwhile."""

@@ -23,13 +23,16 @@ import trio
 from interceptor import registry
 from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
+from interceptor.client import program
 from interceptor.control import Control
 from interceptor.dispatch import Dispatcher
 from interceptor.errors import ConfigError, InterceptorError
 from interceptor.listener import ProcessState
 from interceptor.listener import serve as serve_listener
+from interceptor.listener import serve_one as serve_connection
 from interceptor.log import configure
 from interceptor.native import sockets
+from interceptor.native.keeper import Keeper
 from interceptor.native.notifier import Notifier, Table, receive_returns
 from interceptor.policy_file import PolicySet, load_all, search_path
 from interceptor.session import Parking, Session
@@ -39,9 +42,10 @@ from interceptor.trace.ring import Hub, Ring
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from interceptor.container import Container
+    from interceptor.native.keeper import Kept
     from interceptor.policy import Policy
     from interceptor.ports import Operation, Plugin, PluginFactory, Request
 
@@ -52,6 +56,10 @@ DRAIN_INTERVAL = 1.0
 FOLLOW_INTERVAL = 0.1
 """The same while somebody follows the trace."""
 IDLE_STEP = 1.0
+LOCK_PATIENCE = 5.0
+"""Seconds for which a supervisor waits for the end of the one before it."""
+NOTIFIER, SOCKET, LISTENER, CONNECTION = "notifier", "socket", "listener", "connection"
+"""Kinds of what the keeper holds for us; the last two are its own words (keeper.c)."""
 STACK_SIZE = 512 * 1024
 """Bytes of a session thread's stack: address space; what is touched is a few pages."""
 
@@ -77,8 +85,9 @@ class Entry:
 class Supervisor:
     """Containers, sessions, policies; satisfies ports.Core. Methods may be called from any thread."""
 
-    def __init__(self, directory: Path, policies: PolicySet, *, poll_first: bool) -> None:
+    def __init__(self, directory: Path, policies: PolicySet, keeper: Keeper, *, poll_first: bool) -> None:
         self.directory = directory
+        self.keeper = keeper
         self.rows = registry.load()
         self.hub = Hub()
         self.last_activity = time.monotonic()
@@ -143,18 +152,37 @@ class Supervisor:
             raise InterceptorError(
                 f"a runtime sent a notifier for container {state.container!r}, which is not registered"
             )
+        key = f"{state.container}/{time.monotonic_ns()}"
+        self.keeper.keep(NOTIFIER, key, fd, f"pid {state.pid}")
+        self._serve(entry, key, fd)
+        log.info("session", container=state.container, pid=state.pid)
+
+    def inherit(self) -> None:
+        """Goes on with the notifiers that an earlier supervisor served; for containers that were registered again."""
+        for key, kept in self.keeper.inherited(NOTIFIER).items():
+            with self._lock:
+                entry = self._entries.get(key.rpartition("/")[0])
+            if entry is None:
+                log.info("a notifier's container is gone", key=key)
+                self.keeper.drop(NOTIFIER, key)
+                sockets.close([kept.fd])
+            else:
+                self._serve(entry, key, kept.fd)
+                log.info("session goes on", key=key)
+
+    def _serve(self, entry: Entry, key: str, fd: int) -> None:
         notifier = Notifier(fd, entry.table, poll_first=self._poll_first)
-        session = Session(notifier, entry.dispatcher, entry.parking, entry.ring, partial(self._ended, entry))
+        session = Session(notifier, entry.dispatcher, entry.parking, entry.ring, partial(self._ended, entry, key))
         with self._lock:
             entry.sessions.add(session)
         try:
             session.start()
         except InterceptorError:
-            self._ended(entry, session)
+            self._ended(entry, key, session)
             raise
-        log.info("session", container=state.container, pid=state.pid)
 
-    def _ended(self, entry: Entry, session: Session) -> None:
+    def _ended(self, entry: Entry, key: str, session: Session) -> None:
+        self.keeper.drop(NOTIFIER, key)
         with self._lock:
             entry.sessions.discard(session)
 
@@ -196,9 +224,12 @@ class Service:
 
     def __init__(self, supervisor: Supervisor, *, idle: float | None) -> None:
         self._supervisor = supervisor
+        self._keeper = supervisor.keeper
         self._idle = idle
         self._scope = trio.CancelScope()
         self._plugins = _load_plugins()
+        self._for_good = True
+        """Whether the end of this process is that of the service: no other is to go on with what it served."""
 
     async def run(self, ready_fd: int | None) -> None:
         """Serves until told to stop, or until idle for long enough."""
@@ -206,21 +237,64 @@ class Service:
         operations = self._operations()
         control = Control(operations, {"trace": self._trace})
         with ExitStack() as stack:
-            listener = _listen(stack, directory / "seccomp.sock", socket.SOCK_STREAM)
-            commands = _listen(stack, directory / "control.sock", socket.SOCK_SEQPACKET)
+            listener = self._listen(stack, LISTENER, directory / "seccomp.sock", socket.SOCK_STREAM)
+            commands = self._listen(stack, SOCKET, directory / "control.sock", socket.SOCK_SEQPACKET)
+            self._supervisor.inherit()
+            connections = self._keeper.inherited(CONNECTION)
+            self._keeper.drop_unclaimed()
+            self._keeper.serving()
             if ready_fd is not None:
                 sockets.tell_ready(ready_fd)
             log.info("supervisor started", directory=str(directory), calls=sorted(self._supervisor.rows))
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(serve_listener, listener, self._supervisor.accept)
+                    if self._keeper.exists:
+                        nursery.start_soon(self._serve_kept, nursery, connections.values())
+                    else:
+                        nursery.start_soon(serve_listener, listener, self._supervisor.accept)
                     nursery.start_soon(control.serve, commands)
                     nursery.start_soon(self._signals)
                     nursery.start_soon(self._keep_draining, DRAIN_INTERVAL)
                     if self._idle is not None:
                         nursery.start_soon(self._end_when_idle, control, self._idle)
+            if self._for_good:
+                self._keeper.let_go()
         self._supervisor.close()
         log.info("supervisor ended")
+
+    def _listen(
+        self, stack: ExitStack, kind: str, path: Path, socket_kind: socket.SocketKind
+    ) -> trio.socket.SocketType:
+        """A listening socket, the earlier supervisor's if there is one; its path goes when nobody is to go on with it."""
+        inherited = self._keeper.inherited(kind).get(path.name)
+        bound = socket.socket(fileno=inherited.fd) if inherited else sockets.bind(path, socket_kind)
+        if not inherited:
+            self._keeper.keep(kind, path.name, bound.fileno())
+        listening = trio.socket.from_stdlib_socket(bound)
+        stack.callback(listening.close)
+        stack.callback(lambda: path.unlink(missing_ok=True) if self._for_good else None)
+        return listening
+
+    async def _serve_kept(self, nursery: trio.Nursery, connections: Iterable[Kept]) -> None:
+        """Connections of runtimes: the keeper accepts them, so that none is lost with us."""
+        for kept in connections:
+            nursery.start_soon(self._serve_connection, kept)
+        while True:
+            await trio.lowlevel.wait_readable(self._keeper)
+            try:
+                taken = self._keeper.take()
+            except (EOFError, ConnectionResetError):
+                log.error("the keeper has ended; another takes its place")
+                find = partial(program, "interceptor-runc")
+                await trio.to_thread.run_sync(partial(self._keeper.replace, find, service=self._idle is None))
+                continue
+            if taken is not None:
+                nursery.start_soon(self._serve_connection, taken)
+
+    async def _serve_connection(self, kept: Kept) -> None:
+        connection = trio.socket.from_stdlib_socket(socket.socket(fileno=kept.fd))
+        await serve_connection(connection, self._supervisor.accept, kept=True)
+        self._keeper.drop(CONNECTION, kept.key)
 
     def _operations(self) -> dict[str, Operation]:
         operations: dict[str, Operation] = {"ping": _ping, "ps": self._ps, "shutdown": self._shutdown}
@@ -256,6 +330,7 @@ class Service:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 log.info("told to stop", signal=signal.Signals(number).name)
+                self._for_good = not (self._keeper.exists and self._supervisor.containers)
                 self._scope.cancel()
 
     async def _end_when_idle(self, control: Control, idle: float) -> None:
@@ -273,40 +348,35 @@ def _ping(_request: Request) -> Mapping[str, Any]:
     return {"pid": os.getpid(), "version": version("interceptor")}
 
 
-def _listen(stack: ExitStack, path: Path, kind: socket.SocketKind) -> trio.socket.SocketType:
-    """A listening socket whose path goes when it does."""
-    listening = trio.socket.from_stdlib_socket(sockets.bind(path, kind))
-    stack.callback(path.unlink, missing_ok=True)
-    stack.callback(listening.close)
-    return listening
-
-
 def _load_plugins() -> list[Plugin]:
     factories: list[PluginFactory] = [point.load() for point in entry_points(group="interceptor.plugins")]
     return [factory() for factory in factories]
 
 
-def prepare(directory: Path) -> int:
+def prepare(directory: Path, patience: float = 0) -> int:
     """Makes the run directory; the lock that says: the one supervisor of this host. ConfigError while there is another."""
     if os.geteuid() != 0:
         raise ConfigError(f"the supervisor needs root; it was started with uid {os.geteuid()}")
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)
     directory.chmod(0o711)
-    lock = sockets.lock(directory / "supervisor.lock")
+    lock = sockets.lock(directory / "supervisor.lock", patience)
     if lock is None:
         raise ConfigError(f"another supervisor runs: it holds {directory / 'supervisor.lock'}")
     return lock
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """``interceptor supervise``: serves in the foreground. `arguments`: spawned, ready_fd, idle, log_format."""
+    """``interceptor supervise``: serves in the foreground. `arguments`: spawned, ready_fd, keeper_fd, idle,
+    log_format.
+    """
     configure(arguments.log_format)
     directory = run_directory()
-    prepare(directory)
+    prepare(directory, 0 if arguments.keeper_fd is None else LOCK_PATIENCE)
+    keeper = Keeper(arguments.keeper_fd)
     os.umask(0o022)
     threading.stack_size(STACK_SIZE)
     policies = load_all(search_path(os.environ))
-    supervisor = Supervisor(directory, policies, poll_first=not receive_returns())
+    supervisor = Supervisor(directory, policies, keeper, poll_first=not receive_returns())
     idle = arguments.idle if arguments.spawned else None
     trio.run(Service(supervisor, idle=idle).run, arguments.ready_fd)
     return 0

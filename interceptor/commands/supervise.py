@@ -1,7 +1,7 @@
 """Run the supervisor in the foreground.
 
-One supervisor serves a whole host. The runtime starts it when the first container is created, so that this command is
-only needed by service managers, or to watch its log.
+One supervisor serves a whole host. The runtime starts a keeper with the first container, which starts the supervisor and
+starts it again should it die. Run in the foreground, it has no keeper: containers lose interception when it ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--idle", type=_seconds, default=60.0, metavar="SECONDS", help="that idle time (default: %(default)g)"
     )
     parser.add_argument("--ready-fd", type=_fd, metavar="N", help="write one byte to descriptor N once it serves")
+    parser.add_argument("--keeper-fd", type=_fd, metavar="N", help="the socket to the keeper that started it")
     parser.add_argument("--log-format", choices=("console", "json"), default="console", help="default: %(default)s")
 
 

@@ -4,6 +4,7 @@
  *   run                  create, start, wait, delete: shim_run.c
  *   ps                   the container's whole cgroup: shim_ps.c
  *   supervise            starts the supervisor if none runs, for our own programs (client.py)
+ *   keep                 holds what must outlive a supervisor, and starts it again: keeper.c
  *   checkpoint restore   refused: a checkpoint would freeze intercepted calls that only the supervisor can answer
  *   all others           go to the runtime underneath as they came
  */
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "keeper.h"
 #include "shim.h"
 
 #ifndef INTERCEPTOR_VERSION
@@ -36,6 +38,7 @@ static const char HELP[] =
 	"                                own for stopped: see `interceptor ps`)\n"
 	"  checkpoint, restore           are not supported\n"
 	"  supervise                     start the supervisor if none runs\n"
+	"  keep [--service]              what is started then: runs the supervisor, restarts it, and holds what must outlive it\n"
 	"\n"
 	"environment:\n"
 	"  INTERCEPTOR_RUNTIME  the runtime underneath: a name in PATH or an absolute path (default: the key `runtime`\n"
@@ -118,6 +121,8 @@ int main(int argc, char **argv)
 {
 	struct options options;
 	open_stdio();
+	if (argc > 1 && strcmp(argv[1], "keep") == 0)
+		return keep_main(argc - 1, argv + 1);
 	remember_signal_mask();
 	options_parse(&options, argc - 1, argv + 1);
 	if (options.version)

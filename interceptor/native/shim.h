@@ -97,6 +97,8 @@ const char *container_directory(const char *id);
 /* Of this container, or, for an id that is not ours or NULL, the default one. Absolute; NULL with *why. */
 const char *find_runtime(const char *id, const char **why);
 const char *runtime_of(const char *id);
+/* This program's. */
+char *own_path(void);
 /* `interceptor`, beside this program or in PATH; NULL when there is none. */
 const char *find_interceptor(void);
 char *absolute(const char *path);
@@ -119,6 +121,11 @@ void request_open(struct text *message, const char *operation);
 void control_ask(struct control *control, const struct text *message, int pass);
 /* A further message on the same connection: NULL when the answer is ok, else what is wrong. */
 const char *control_call(struct control *control, const struct text *message, int pass);
+/* One message, whole; `pass` is an fd to send along, or -1. */
+bool send_message(int fd, const struct text *message, int pass);
+/* Of what an engine or a service manager says to the process that it started, and to no child of it. */
+void clean_environment(void);
+void reset_signals(void);
 /* Whether a supervisor listens now. */
 bool supervisor_runs(void);
 /* Starts one if none does; fails with the reason. */

@@ -1,7 +1,7 @@
-/* The supervisor, asked over its control socket and started where there is none.
+/* The supervisor, asked over its control socket and started where there is none, by the keeper (keeper.c) that we start.
  *
- * Twenty containers may be started at once: the flock of spawn.lock lets one shim start the supervisor, and whoever comes
- * after it finds one that answers. A supervisor that was started so goes away when it is idle; one that goes just when we
+ * Twenty containers may be started at once: the flock of spawn.lock lets one shim start the keeper, and whoever comes
+ * after it finds a supervisor that answers. Where the keeper starts one again, we wait in the queue of its socket. A supervisor that was started so goes away when it is idle; one that goes just when we
  * come takes the connection and closes it without an answer, and is replaced.
  */
 #include <errno.h>
@@ -68,14 +68,14 @@ static void close_all_but(int kept)
 }
 
 /* The engine's environment says things about the shim, not about a supervisor that outlives it. */
-static void clean_environment(void)
+void clean_environment(void)
 {
 	static const char *const foreign[] = {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"};
 	for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
 		unsetenv(foreign[i]);
 }
 
-static void reset_signals(void)
+void reset_signals(void)
 {
 	sigset_t none;
 	sigemptyset(&none);
@@ -85,10 +85,10 @@ static void reset_signals(void)
 }
 
 /* In the grandchild: nothing of the engine's is left, neither its session nor its files. */
-_Noreturn static void become_supervisor(const char *program, int ready)
+_Noreturn static void become_keeper(int ready)
 {
 	char *number = format("%d", ready);
-	char *argv[] = {(char *)program, (char *)"supervise", (char *)"--spawned", (char *)"--ready-fd", number, NULL};
+	char *argv[] = {own_path(), (char *)"keep", (char *)"--ready-fd", number, NULL};
 	const char *log = format("%s/supervisor.log", run_directory());
 	int null = open("/dev/null", O_RDWR);
 	int out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY, 0600);
@@ -100,12 +100,12 @@ _Noreturn static void become_supervisor(const char *program, int ready)
 	close_all_but(ready);
 	clean_environment();
 	reset_signals();
-	execve(program, argv, environ);
-	dprintf(2, "%s: %s\n", program, strerror(errno));
+	execve(argv[0], argv, environ);
+	dprintf(2, "%s: %s\n", argv[0], strerror(errno));
 	_exit(127);
 }
 
-static void spawn_detached(const char *program, int ready)
+static void spawn_detached(int ready)
 {
 	int status;
 	pid_t child = fork();
@@ -115,7 +115,7 @@ static void spawn_detached(const char *program, int ready)
 		setsid();
 		pid_t grandchild = fork(); /* not a session leader: it never gets a terminal, and nobody waits for it */
 		if (grandchild == 0)
-			become_supervisor(program, ready);
+			become_keeper(ready);
 		_exit(grandchild < 0);
 	}
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
@@ -158,7 +158,7 @@ static void spawn(void)
 		fail("no supervisor listens on %s, and there is no program \"interceptor\" beside this one or in PATH to start one", socket_path());
 	if (pipe2(ready, O_CLOEXEC) < 0)
 		fail("pipe: %s", strerror(errno));
-	spawn_detached(program, ready[1]);
+	spawn_detached(ready[1]);
 	close(ready[1]);
 	await_ready(ready[0], program);
 	close(ready[0]);
@@ -216,7 +216,7 @@ void request_open(struct text *message, const char *operation)
 	json_add_member(message, "op", operation);
 }
 
-static bool send_message(int fd, const struct text *message, int pass)
+bool send_message(int fd, const struct text *message, int pass)
 {
 	union {
 		struct cmsghdr header;

@@ -103,17 +103,22 @@ static char *find_program(const char *name)
 	return NULL;
 }
 
-const char *find_interceptor(void)
+char *own_path(void)
 {
 	char self[PATH_MAX];
 	ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-	if (length > 0) {
-		self[length] = '\0';
-		*strrchr(self, '/') = '\0';
-		char *beside = format("%s/interceptor", self);
-		if (is_program(beside))
-			return beside;
-	}
+	if (length < 0)
+		fail("/proc/self/exe: %s", strerror(errno));
+	return format("%.*s", (int)length, self);
+}
+
+const char *find_interceptor(void)
+{
+	char *self = own_path();
+	*strrchr(self, '/') = '\0';
+	char *beside = format("%s/interceptor", self);
+	if (is_program(beside))
+		return beside;
 	return find_program("interceptor");
 }
 

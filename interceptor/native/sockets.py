@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -63,15 +64,20 @@ def close(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
-def lock(path: Path) -> int | None:
-    """An exclusive lock for the life of the returned descriptor; None while somebody else holds it."""
+def lock(path: Path, patience: float = 0) -> int | None:
+    """An exclusive lock for the life of the returned descriptor; None when somebody else holds it for `patience` s."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(fd)
+                return None
+            time.sleep(0.01)
+        else:
+            return fd
 
 
 def tell_ready(fd: int) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -22,6 +25,8 @@ from support.bundles import world_readable_directory
 from support.mounts import mounts
 from support.probes import probe
 from support.waiting import wait_for
+
+from interceptor.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +74,8 @@ def end(process: subprocess.Popen[Any]) -> None:
 class Host:
     """A supervisor with `runtime` underneath, and a place for containers."""
 
-    def __init__(self, directory: Path, runtime: str, undo: ExitStack) -> None:
+    def __init__(self, directory: Path, runtime: str, undo: ExitStack, *, kept: bool = False) -> None:
+        """`kept`: by a keeper, as the first container would start it; otherwise in the foreground."""
         self.directory = directory
         self.runtime = runtime
         self.undo = undo
@@ -91,16 +97,38 @@ class Host:
         if runtime == "crun":  # before 1.29 it refuses the hybrid layout
             self.run("sh", "-c", "umount /sys/fs/cgroup/unified 2>/dev/null || true")
         self.log = directory / "supervisor.log"
-        with self.log.open("w") as log:
+        command = [ENTRY, "keep", "--service"] if kept else [PROGRAM, "supervise"]
+        with self.log.open("a") as log:
             self.supervisor = subprocess.Popen(
-                [PROGRAM, "supervise"], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
+                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
             )
-        undo.callback(end, self.supervisor)
+        undo.callback(self._end_supervisor)
         wait_for(self._serves, "the supervisor's socket", within=20)
+
+    def _end_supervisor(self) -> None:
+        end(self.supervisor)
+        try:
+            keeper = os.pidfd_open(int((self.directory / "run/keeper.lock").read_text()))  # another's, if the first died
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        with os.fdopen(keeper), contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(keeper, signal.SIGTERM)
+            assert select.select([keeper], [], [], 20)[0], "the keeper does not end"
 
     def _serves(self) -> bool:
         assert self.supervisor.poll() is None, self.log.read_text()
         return (self.directory / "run/control.sock").exists()
+
+    def supervisor_pid(self) -> int:
+        """Of the supervisor that serves now."""
+        with self.client() as client:
+            return int(client.call("ping")["pid"])
+
+    def client(self) -> Client:
+        """A connection to the control socket."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(str(self.directory / "run/control.sock"))
+        return Client(connection)
 
     def command(self, *command: str | Path) -> list[str | Path]:
         """In the private mount namespace."""
@@ -215,7 +243,7 @@ class Box:
 
 
 @contextlib.contextmanager
-def host(runtime: str) -> Iterator[Host]:
+def host(runtime: str, *, kept: bool = False) -> Iterator[Host]:
     """A host for some tests; says what a test left."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -223,7 +251,7 @@ def host(runtime: str) -> Iterator[Host]:
         pytest.skip(f"{runtime} is not installed")
     with world_readable_directory() as directory:
         with ExitStack() as undo:
-            yield Host(directory, runtime, undo)
+            yield Host(directory, runtime, undo, kept=kept)
         left = [str(mount) for mount in mounts() if str(directory) in mount.point]
         assert not left
         assert not list((directory / "run/containers").iterdir())

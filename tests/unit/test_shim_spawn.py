@@ -1,4 +1,6 @@
-"""A supervisor is started where none answers: once, however many ask, and free of all that the engine's were."""
+"""A keeper and its supervisor are started where none answers: once, however many ask, and free of all that the engine's
+were.
+"""
 
 from __future__ import annotations
 
@@ -90,13 +92,15 @@ def test_what_it_is_started_with(bench: Path) -> None:
         assert process.wait(timeout=60) == 0
     (start,) = starts(bench)
     ready = start["argv"][-1]
-    assert start["argv"] == ["supervise", "--spawned", "--ready-fd", ready]
+    link = start["argv"][2]
+    assert start["argv"] == ["supervise", "--keeper-fd", link, "--spawned", "--ready-fd", ready]
     assert (start["cwd"], start["notify"], start["umask"]) == ("/", None, 0o022)
     assert start["sid"] not in (start["pid"], os.getsid(0))
     log = f"{bench}/run/supervisor.log"
     fds = {fd: target for fd, target in start["fds"].items() if not target.endswith("/starts") and "/fd" not in target}
-    assert fds == {"0": "/dev/null", "1": log, "2": log, ready: fds[ready]}
+    assert fds == {"0": "/dev/null", "1": log, "2": log, ready: fds[ready], link: fds[link]}
     assert fds[ready].startswith("pipe:")
+    assert fds[link].startswith("socket:")
     assert (bench / "run").stat().st_mode & 0o777 == 0o711
     assert Path(log).stat().st_mode & 0o777 == 0o600
 

@@ -1,0 +1,92 @@
+"""The supervisor may die: calls wait, connections queue, and the next one goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support import whole
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.kernel,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+
+
+@pytest.fixture(params=["runc", "crun"])
+def host(request: pytest.FixtureRequest) -> Iterator[whole.Host]:
+    with whole.host(request.param, kept=True) as host:
+        yield host
+
+
+def kill_supervisor(host: whole.Host) -> int:
+    pid = host.supervisor_pid()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{pid}/exe").exists(), "the end of the supervisor", within=10)
+    return pid
+
+
+def test_a_call_that_comes_while_no_supervisor_runs_waits_for_the_next(host: whole.Host) -> None:
+    box = host.box()
+    killed = kill_supervisor(host)
+    assert box.sh("mount -t proc none /mnt && umount /mnt && echo done") == "done\n"
+    assert host.supervisor_pid() != killed
+    kill_supervisor(host)
+    steady = box.probe("steady")
+    assert box.unfiltered("true").returncode == 0
+    assert "errors 0" in box.sh(f"{steady} 1 proc /mnt")
+
+
+def test_a_container_is_created_and_deleted_though_the_supervisor_has_just_died(host: whole.Host) -> None:
+    kill_supervisor(host)
+    box = host.box()
+    kill_supervisor(host)
+    assert box.sh("mount -t sysfs none /mnt && echo done") == "done\n"
+    kill_supervisor(host)
+    box.remove()
+    assert host.interceptor("ps", "--json").count(box.id) == 0
+
+
+def test_sessions_of_exec_are_inherited_too(host: whole.Host) -> None:
+    box = host.box()
+    command = host.command(
+        whole.ENTRY, "--root", host.directory / "oci", "exec", "--user", "0:0", box.id,
+        "sh", "-c", "echo ready; read line; mount -t proc none /mnt && umount /mnt && echo $line",
+    )  # fmt: skip
+    with subprocess.Popen(
+        command, env=host.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
+    ) as inside:
+        assert inside.stdout
+        assert inside.stdin
+        assert inside.stdout.readline() == "ready\n"
+        kill_supervisor(host)
+        output, _ = inside.communicate("mounted\n", timeout=60)
+    assert output == "mounted\n"
+
+
+def test_another_keeper_takes_the_place_of_one_that_died(host: whole.Host) -> None:
+    box = host.box()
+    supervisor = host.supervisor_pid()
+    host.supervisor.kill()
+    host.supervisor.wait()
+    lock = host.directory / "run/keeper.lock"
+    wait_for(lambda: locked(lock), "another keeper", within=10)
+    assert host.supervisor_pid() == supervisor
+    assert box.sh("mount -t proc none /mnt && umount /mnt && echo done") == "done\n"
+    kill_supervisor(host)
+    assert box.sh("mount -t proc none /mnt && umount /mnt && echo done") == "done\n"
+    assert host.supervisor_pid() != supervisor
+
+
+def locked(path: Path) -> bool:
+    return subprocess.run(["flock", "--nonblock", path, "true"], check=False).returncode != 0
