@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 IDLE_S = 30.0
 """How long an agent beyond the first one stays without work."""
+_NO_NUMBERS = (0, 0, 0, 0)
 _GRACE_MS = 500
 """The agent's own timer is for the case that we are no more: it comes after ours."""
 
@@ -325,6 +326,13 @@ class AgentSubject(Protocol):
     def groups(self) -> tuple[int, ...]: ...
 
     @property
+    def filesystem_ids(self) -> tuple[int, int]:
+        """Exactly its fsuid and fsgid, as host ids: what new files belong to."""
+
+    @property
+    def umask(self) -> int: ...
+
+    @property
     def capabilities(self) -> int:
         """The effective set: bit N is capability N of linux/capability.h."""
 
@@ -339,14 +347,15 @@ class PinnedAgent:
         self, pool: AgentPool, subject: AgentSubject, on_slow: Callable[[], None] | None = None, unless: int = 0
     ) -> None:
         """`on_slow` stands in for the pool's. `unless` is the STATX_MNT_ID of a mount that may be what the call asks for,
-        made by its earlier self: where it is the target already, nothing is mounted over it.
+        made by its earlier self: where it is the target already, nothing is mounted over it. Of a device node it is
+        the inode number.
         """
         self._pool = pool
         self._subject = subject
         self._on_slow = on_slow
         self._unless = unless
         self.attached = 0
-        """STATX_MNT_ID of the mount that the call made; 0: none."""
+        """STATX_MNT_ID of the mount, or inode number of the node, that the call made; 0: none."""
 
     def mount(
         self,
@@ -394,6 +403,13 @@ class PinnedAgent:
     def set_domainname(self, name: bytes) -> None:
         self._act(agentlink.SETDOMAINNAME, self._uts(), {agentlink.DATA: name})
 
+    def make_node(self, at: Anchor, *, mode: int, device: int) -> None:
+        subject = self._subject
+        numbers = (mode, device, subject.umask, 0)
+        self.attached = self._act(
+            agentlink.MAKE_NODE, self._place(at), {agentlink.PATH: at.path}, numbers=numbers, ids=subject.filesystem_ids
+        )
+
     def _uts(self) -> dict[int, int]:
         return {agentlink.UTSNS: self._subject.namespace_fd(Namespace.UTS)}
 
@@ -414,9 +430,19 @@ class PinnedAgent:
         return fds
 
     def _act(
-        self, op: int, fds: dict[int, int], texts: Mapping[int, bytes], *, flags: int = 0, mount_flags: int = 0
+        self,
+        op: int,
+        fds: dict[int, int],
+        texts: Mapping[int, bytes],
+        *,
+        flags: int = 0,
+        mount_flags: int = 0,
+        numbers: tuple[int, int, int, int] = _NO_NUMBERS,
+        ids: tuple[int, int] | None = None,
     ) -> int:
+        """`ids` are fsuid and fsgid where they will own something, and not only be asked for permission."""
         subject = self._subject
+        fsuid, fsgid = ids or (subject.fsuid, subject.fsgid)
         if subject.notification_id:
             fds[agentlink.NOTIFIER] = subject.notifier_fd
         request = Request(
@@ -427,9 +453,10 @@ class PinnedAgent:
             flags=flags,
             mount_flags=mount_flags,
             unless_mount=self._unless,
+            numbers=numbers,
             capabilities=subject.capabilities,
-            fsuid=subject.fsuid,
-            fsgid=subject.fsgid,
+            fsuid=fsuid,
+            fsgid=fsgid,
             groups=subject.groups,
         )
         return self._pool.call(request, self._on_slow)

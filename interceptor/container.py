@@ -48,3 +48,9 @@ class Container:
     created_ns: int = 0
     """CLOCK_REALTIME, ns."""
     annotations: dict[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    """Devices that its device cgroup lets it open, as ``c 10:229`` or ``b 8:*``; see `may_open`."""
+
+    def may_open(self, kind: str, major: int, minor: int) -> bool:
+        """Whether the device cgroup of its configuration allows reading or writing this device, by its major number."""
+        return f"{kind} {major}:{minor}" in self.devices or f"{kind} {major}:*" in self.devices

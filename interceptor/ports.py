@@ -36,12 +36,17 @@ class Cap(enum.IntEnum):
     DAC_READ_SEARCH = 2
     SYS_MODULE = 16
     SYS_ADMIN = 21
+    MKNOD = 27
     SYS_BOOT = 22
     SYS_NICE = 23
     SYS_RESOURCE = 24
     SYS_TIME = 25
     SYSLOG = 34
     BPF = 39
+
+
+AT_FDCWD = -100
+"""Instead of a descriptor: the working directory (linux/fcntl.h)."""
 
 
 class Tracee(Protocol):
@@ -62,9 +67,11 @@ class Tracee(Protocol):
     def owns(self, namespace: Namespace) -> bool:
         """Whether the tracee's `namespace` belongs to its own user namespace or to one below it (never the host's)."""
 
-    def anchor(self, path: bytes) -> Anchor:
-        """Where `path` starts. ``/proc/self/fd/N`` and its like become the tracee's own descriptor: for the agent,
-        `self` would mean the agent. OSError(ENOENT) for a descriptor that is not open, as procfs says.
+    def anchor(self, path: bytes, at: int = AT_FDCWD) -> Anchor:
+        """Where `path` starts; a relative one at the tracee's descriptor `at`, OSError(EBADF) when that is not open.
+
+        ``/proc/self/fd/N`` and its like become the tracee's own descriptor: for the agent, `self` would mean the agent.
+        OSError(ENOENT) for a descriptor that is not open, as procfs says.
         """
 
     @property
@@ -110,6 +117,11 @@ class Agent(Protocol):
 
     def mount_id(self, at: Anchor, *, follow: bool) -> int:
         """STATX_MNT_ID of the mount whose root `at` is; OSError(EINVAL) when it is no mount point."""
+
+    def make_node(self, at: Anchor, *, mode: int, device: int) -> None:
+        """mknod(2) of a device as the tracee, with CAP_MKNOD of the host's; `mode` with its S_IFMT, `device` as mknod(2)
+        encodes it. On a tmpfs of a user namespace's the node is mounted from one of ours, so that it can be opened.
+        """
 
     def set_hostname(self, name: bytes) -> None:
         """sethostname(2) in the tracee's UTS namespace."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from interceptor.errors import InterceptorError
 from interceptor.native import pin as native
 from interceptor.native.fd import Fd
-from interceptor.ports import Cap, Namespace
+from interceptor.ports import AT_FDCWD, Cap, Namespace
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
@@ -150,6 +150,15 @@ class Pinned:
     def _is_root(self) -> bool:
         return self._held.owner == self.container.ids.first and bool(self.capabilities >> Cap.DAC_OVERRIDE & 1)
 
+    @property
+    def filesystem_ids(self) -> tuple[int, int]:
+        """Exactly fsuid and fsgid, as host ids: what new files belong to."""
+        return int(self._status_field("Uid")[3]), int(self._status_field("Gid")[3])
+
+    @property
+    def umask(self) -> int:
+        return int(self._status_field("Umask")[0], 8)
+
     def namespace_fd(self, namespace: Namespace) -> int:
         """A descriptor of the tracee's namespace, opened once. NotificationGone when the tracee died."""
         if self._is_home(namespace):
@@ -197,10 +206,10 @@ class Pinned:
     def owns(self, namespace: Namespace) -> bool:
         return native.capable(self._held.proc, f"ns/{namespace}", ALL_CAPABILITIES, Cap.SYS_ADMIN, self.euid)
 
-    def anchor(self, path: bytes) -> Anchor:
+    def anchor(self, path: bytes, at: int = AT_FDCWD) -> Anchor:
         match = _OWN_DESCRIPTOR.match(path)
         if not match or not self._is_own(match) or not self._has_procfs():
-            return Anchor(path)
+            return Anchor(path) if at == AT_FDCWD or path[:1] == b"/" else Anchor(path, self.take(at))
         try:
             fd = self.take(int(match["fd"]))
         except OSError as error:

@@ -1,8 +1,11 @@
-"""Devices whose node has another name inside than on the host (`--device /dev/sda:/dev/disk`).
+"""Devices: nodes whose name inside is another than on the host, and what the device cgroup lets a container open.
 
-In a user namespace nobody makes device nodes, so runtimes bind the host's node of the *inner* name. Where that is
-another device, or none, the bind mount is written out with the host's own name, which the kernel tells.
-Source: runc libcontainer/rootfs_linux.go, bindMountDeviceNode(); Linux Documentation/ABI, /sys/dev/char/MAJOR:MINOR.
+In a user namespace nobody makes device nodes, so runtimes bind the host's node of the *inner* name (`--device
+/dev/sda:/dev/disk`). Where that is another device, or none, the bind mount is written out with the host's own name, which
+the kernel tells.
+
+Source: OCI runtime-spec config-linux.md, "Allowed Device list"; runc libcontainer/rootfs_linux.go,
+bindMountDeviceNode(); Linux Documentation/ABI, /sys/dev/char/MAJOR:MINOR.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from interceptor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from interceptor.limits import Device
 
 _KINDS = {"c": ("char", stat.S_ISCHR), "u": ("char", stat.S_ISCHR), "b": ("block", stat.S_ISBLK)}
 
@@ -34,6 +39,43 @@ def renamed(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]
         for number, entry in enumerate(entries)
         if entry.get("type") in _KINDS and not _is(entry, entry["path"])
     }
+
+
+def openable(rules: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Container.devices: which devices linux.resources.devices lets be read or written, of those that it names by their
+    major number at least. Rules are applied in order, as the kernel's device cgroup does.
+    """
+    found: dict[str, bool] = {}
+    for rule in rules:
+        kind, major, minor = rule.get("type") or "a", rule.get("major"), rule.get("minor")
+        if not set(rule.get("access") or "rwm") & set("rw"):
+            continue
+        allow = bool(rule.get("allow"))
+        if kind == "a" or major in (None, -1):
+            if not allow:
+                found = {name: allowed for name, allowed in found.items() if kind not in ("a", name[0])}
+            continue
+        if minor in (None, -1):
+            found = {name: allowed for name, allowed in found.items() if not name.startswith(f"{kind} {major}:")}
+        found[f"{kind} {major}:{'*' if minor in (None, -1) else minor}"] = allow
+    # One minor number that is denied after all of its major were allowed: what is left is not worth telling.
+    denied = {name.partition(":")[0] for name, allowed in found.items() if not allowed}
+    return sorted(n for n, allowed in found.items() if allowed and not (n.endswith(":*") and n[:-2] in denied))
+
+
+def lend(rules: Sequence[Mapping[str, Any]], lent: Iterable[Device]) -> list[Mapping[str, Any]]:
+    """linux.resources.devices with what policy lets the container make nodes of, so that they can be opened. Without
+    rules there is no device cgroup to be opened.
+    """
+    if not rules:
+        return []
+    further = (
+        {"allow": True, "type": device.kind, "major": device.major, "access": "rwm"}
+        | ({} if device.minor is None else {"minor": device.minor})
+        for device in lent
+        if device.major is not None
+    )
+    return [*rules, *further]
 
 
 def _node(entry: Mapping[str, Any]) -> str:

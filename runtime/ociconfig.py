@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.binds import is_bind
 from runtime.capabilities import grant
+from runtime.devices import lend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from interceptor.container import IdRange
+    from interceptor.limits import Device
 
 Config = dict[str, Any]
 
@@ -53,6 +55,8 @@ class Facts:
     """Indices in `mounts` of what is attached in the root filesystem already."""
     devices: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Index in `linux.devices` → the bind mount that takes its place."""
+    lent: Sequence[Device] = ()
+    """What policy lets the container make device nodes of."""
     mounts: Sequence[Mapping[str, Any]] = ()
     """Further bind mounts: the data directories."""
     sysctls: frozenset[str] = frozenset()
@@ -141,7 +145,7 @@ def _linux(linux: Config, facts: Facts) -> None:
     if linux.get("sysctl"):
         linux["sysctl"] = _sysctls(linux["sysctl"], facts)
     if linux.get("resources"):
-        linux["resources"] = _resources(linux["resources"])
+        linux["resources"] = _resources(linux["resources"], facts)
 
 
 def _namespaces(entries: Iterable[Mapping[str, Any]], facts: Facts) -> list[Config]:
@@ -165,13 +169,15 @@ def _sysctls(values: Mapping[str, str], facts: Facts) -> dict[str, str]:
     return corrected
 
 
-def _resources(resources: Mapping[str, Any]) -> Config:
+def _resources(resources: Mapping[str, Any], facts: Facts) -> Config:
     """Without a blockIO that says nothing: engines always write one, and runtimes fail where the controller is
     missing.
     """
     found = dict(resources)
     if "blockIO" in found and not any((found["blockIO"] or {}).values()):
         del found["blockIO"]
+    if found.get("devices"):
+        found["devices"] = lend(found["devices"], facts.lent)
     return found
 
 

@@ -99,6 +99,7 @@ def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, und
         options=commandline.global_options(asked.argv), engine_pid=_engine(asked.id, config, namespace),
         image=told.image, name=told.name,
         wait_killable=runtime.wait_killable, created_ns=time.time_ns(), annotations=annotations,
+        devices=devices.openable((config["linux"].get("resources") or {}).get("devices") or []),
     )  # fmt: skip
     with mapping(ids) as user_namespace, _undone_in(namespace, undo) as inside, in_mount_namespace(namespace.fileno()):
         _Preparation(host, record, config, policy, shared, runtime, user_namespace, inside).run()
@@ -183,6 +184,7 @@ class _Preparation:
             inside=bound.inside,
             sysctls=sharing.set_sysctls(self.config["linux"].get("sysctl") or {}, self.shared),
             devices=devices.renamed(self.config["linux"].get("devices") or []),
+            lent=self.policy.limits.devices.listed,
             mounts=_attach_data(data, f"{base}/mounts", clones),
         )
         self._write(base, facts)

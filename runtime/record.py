@@ -53,13 +53,15 @@ class Record:
     wait_killable: bool = False
     created_ns: int = 0
     annotations: dict[str, str] = field(default_factory=dict)
+    devices: list[str] = field(default_factory=list)
+    """Container.devices."""
 
     def container(self) -> Container:
         """The core's view; what needs the kernel is filled in by the caller."""
         return Container(
             self.id, self.ids, self.policy, self.image, self.name, self.runtime, self.bundle,
             init_pid=self.init_pid, wait_killable=self.wait_killable, created_ns=self.created_ns,
-            annotations=dict(self.annotations),
+            annotations=dict(self.annotations), devices=tuple(self.devices),
         )  # fmt: skip
 
     def save(self, directory: str) -> None:

@@ -49,6 +49,7 @@ static const struct action {
 	[AGENT_MOUNT_ID] = { act_mount_id, THERE, TEXT(PATH) },
 	[AGENT_SETHOSTNAME] = { act_hostname, FD(UTSNS), TEXT(DATA) },
 	[AGENT_SETDOMAINNAME] = { act_hostname, FD(UTSNS), TEXT(DATA) },
+	[AGENT_MAKE_NODE] = { act_make_node, THERE | FD(USERNS), TEXT(PATH) },
 };
 
 long act_hostname(struct call *call)
@@ -120,6 +121,8 @@ static int well_formed(const struct call *call)
 	const struct agent_request *request = call->request;
 	const struct action *action = &actions[request->op];
 
+	if (!action->act && request->op != AGENT_PING)
+		return 0;
 	if (request->group_count > AGENT_GROUPS_MAX)
 		return 0;
 	if (request->notification && call->fd[AGENT_FD_NOTIFIER] < 0)

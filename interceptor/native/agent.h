@@ -40,6 +40,10 @@ long creds_of_mounter(const struct agent_request *request);
 /* For a child: the tracee's ids, all capabilities inside its user namespace; then only `capabilities`. */
 long creds_enter_userns(const struct call *call);
 long creds_limit(uint64_t capabilities);
+/* For a child: these of the permitted capabilities become effective, besides the ids that it has. */
+long creds_borrow(uint64_t capabilities);
+/* The same, with filesystem ids that own nothing. */
+long creds_nobody(uint64_t capabilities);
 
 /* agent_path.c */
 /* Enters the tracee's mount namespace and root directory, with its credentials; main() leads back after each request. */
@@ -73,6 +77,8 @@ long context_mount(int context, const struct call *call, uint64_t add);
 
 /* agent_attach.c: ID_VALID, then move_mount onto `target`; refused where mount(2) would refuse it. */
 long attach(struct call *call, int mount, int target);
+/* ID_VALID: to be asked immediately before anything is changed. */
+int still_waiting(const struct call *call);
 
 /* agent_stage.c: trees assembled where nobody looks. */
 #define NO_COVER -1
@@ -85,12 +91,16 @@ struct cover {
  * Ends in the tracee's mount namespace. */
 long stage(const struct call *call, int mount, const struct cover *covers, unsigned count, int locked);
 
+/* A detached mount of the file `name` in the root directory of the detached `mount`. Ends in the tracee's mount namespace. */
+long stage_one(const struct call *call, int mount, const char *name);
+
 /* The actions, in the order of enum agent_op. */
 long act_mount(struct call *call);   /* agent_mount.c */
 long act_stand_in(struct call *call);
 long act_overlay(struct call *call); /* agent_overlay.c */
 long act_mount_id(struct call *call);
 long act_hostname(struct call *call);
+long act_make_node(struct call *call); /* agent_node.c */
 
 /* agent_filter.c: from here on only the system calls of the list; any other ends the process. */
 long filter_install(void);

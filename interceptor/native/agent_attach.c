@@ -28,7 +28,7 @@ static long acceptable(int mount, int target)
 	return new.major == old.major && new.minor == old.minor ? -EBUSY : 0;
 }
 
-static int still_waiting(const struct call *call)
+int still_waiting(const struct call *call)
 {
 	uint64_t id = call->request->notification;
 

@@ -149,6 +149,24 @@ long creds_enter_userns(const struct call *call)
 	return error;
 }
 
+long creds_borrow(uint64_t capabilities)
+{
+	uint64_t held;
+	long error = get_permitted(&held);
+
+	if (!error)
+		error = set_capabilities(held & capabilities, held & capabilities);
+	sys_harden();
+	return error;
+}
+
+long creds_nobody(uint64_t capabilities)
+{
+	sys(setfsgid, NOBODY);
+	sys(setfsuid, NOBODY);
+	return (uint32_t)sys(setfsuid, -1) == NOBODY ? creds_borrow(capabilities) : -EPERM;
+}
+
 long creds_limit(uint64_t capabilities)
 {
 	long error = set_capabilities(capabilities, capabilities);

@@ -32,6 +32,8 @@ static const struct sock_filter program[] = {
 	ALLOW(move_mount), ALLOW(ioctl),
 	/* the staging namespace */
 	ALLOW(mount), ALLOW(umount2), ALLOW(pivot_root), ALLOW(mkdirat), ALLOW(dup3),
+	/* device nodes */
+	ALLOW(mknodat), ALLOW(umask), ALLOW(faccessat2), ALLOW(fstatfs),
 	/* names */
 	ALLOW(sethostname), ALLOW(setdomainname),
 	/* children; the kernel restarts sleeps through restart_syscall */

@@ -137,6 +137,29 @@ static long assemble(const struct call *call, int mount, const struct cover *cov
 	return error ? error : tree;
 }
 
+static long take_one(int mount, const char *path)
+{
+	long error = sys(move_mount, mount, "", AT_FDCWD, STAGE, MOVE_MOUNT_F_EMPTY_PATH);
+	long tree;
+
+	if (error)
+		return error;
+	tree = sys(openat, mount, path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (tree >= 0)
+		tree = sys(open_tree, tree, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	error = sys(umount2, STAGE, MNT_DETACH);
+	return error ? error : tree;
+}
+
+long stage_one(const struct call *call, int mount, const char *name)
+{
+	long error = enter_staging();
+	long tree = error ? error : take_one(mount, name);
+
+	error = sys(setns, call->fd[AGENT_FD_MNTNS], CLONE_NEWNS);
+	return error ? error : tree;
+}
+
 long stage(const struct call *call, int mount, const struct cover *covers, unsigned count, int locked)
 {
 	long error = enter_staging();

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define AGENT_WIRE_VERSION 3
+#define AGENT_WIRE_VERSION 4
 #define AGENT_TEXT_MAX 32768
 #define AGENT_GROUPS_MAX 32
 
@@ -25,7 +25,8 @@ enum agent_op {
 	AGENT_MOUNT_ID = 4,      /* value = STATX_MNT_ID of the mount root at PATH; EINVAL when it is no mount's root */
 	AGENT_SETHOSTNAME = 5,   /* DATA, in the UTS namespace of fd UTSNS */
 	AGENT_SETDOMAINNAME = 6,
-	AGENT_OPS = 7,
+	AGENT_MAKE_NODE = 32,    /* mknod(2) of a device at PATH; value = its inode number */
+	AGENT_OPS = 80,
 };
 
 /* Descriptors, in the order in which SCM_RIGHTS carries them; a request's `fds` has bit (1 << role) for each present. */
@@ -68,7 +69,9 @@ struct agent_request {
 	uint32_t texts;              /* bits of enum agent_text */
 	uint32_t text_length;        /* bytes after this struct */
 	uint64_t mount_flags;        /* MS_*, for MOUNT, STAND_IN and OVERLAY */
-	uint64_t unless_mount;       /* STATX_MNT_ID: if PATH is this mount's root, nothing is attached; 0: always attach */
+	uint64_t unless_mount;       /* STATX_MNT_ID: if PATH is this mount's root, nothing is attached; 0: always attach.
+	                              * MAKE_NODE: inode number; if PATH is this file, nothing is made. */
+	uint64_t number[4];          /* what an action takes besides, as it says itself */
 	uint64_t capabilities;       /* the tracee's effective set (capabilities(7), bit per number) */
 	uint32_t fsuid, fsgid;       /* the tracee's, as host ids; never 0: a container has no host root */
 	uint32_t root_uid, root_gid; /* the container's root, as host ids: the first of its ranges */

@@ -41,6 +41,7 @@ OVERLAY: int = _lib.AGENT_OVERLAY
 MOUNT_ID: int = _lib.AGENT_MOUNT_ID
 SETHOSTNAME: int = _lib.AGENT_SETHOSTNAME
 SETDOMAINNAME: int = _lib.AGENT_SETDOMAINNAME
+MAKE_NODE: int = _lib.AGENT_MAKE_NODE
 
 NOTIFIER: int = _lib.AGENT_FD_NOTIFIER
 MNTNS: int = _lib.AGENT_FD_MNTNS
@@ -64,7 +65,7 @@ GONE: int = _lib.AGENT_GONE
 MALFORMED: int = _lib.AGENT_MALFORMED
 
 _VERSION: int = _lib.AGENT_WIRE_VERSION
-_HEADER = struct.Struct(f"=2I2Q4I3Q8I{GROUPS_MAX}I")
+_HEADER = struct.Struct(f"=2I2Q4I7Q8I{GROUPS_MAX}I")
 _NO_GROUPS = (0,) * GROUPS_MAX
 
 _cookies = itertools.count(1)
@@ -86,6 +87,8 @@ class Request:
     flags: int = 0
     mount_flags: int = 0
     unless_mount: int = 0
+    numbers: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """What the action takes besides."""
     capabilities: int = 0
     fsuid: int = 0
     fsgid: int = 0
@@ -124,7 +127,7 @@ def pack(request: Request, cookie: int) -> tuple[bytes, list[int]]:
     groups = request.groups[:GROUPS_MAX]
     header = _HEADER.pack(
         _VERSION, request.op, cookie, request.notification, request.flags, roles, kinds, len(texts),
-        request.mount_flags, request.unless_mount, request.capabilities, request.fsuid, request.fsgid,
+        request.mount_flags, request.unless_mount, *request.numbers, request.capabilities, request.fsuid, request.fsgid,
         request.root_uid, request.root_gid,
         request.id_count, request.deadline_ms, len(request.texts.get(DATA, b"")), len(groups),
         *groups, *_NO_GROUPS[len(groups):],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from interceptor import registry
 from interceptor.container import Container, IdRange
 from interceptor.policy import BUILT_IN, Decision, Do, FilesystemDecision, Mount, Policy
-from interceptor.ports import Call, Cap, Namespace
+from interceptor.ports import AT_FDCWD, Call, Cap, Namespace
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class FakeTracee:
     def owns(self, namespace: Namespace) -> bool:
         return self.owned.get(namespace, True)
 
-    def anchor(self, path: bytes) -> Anchor:
-        return self.descriptors.get(path, Anchor(path))
+    def anchor(self, path: bytes, at: int = AT_FDCWD) -> Anchor:
+        return self.descriptors.get(path, Anchor(path, None if at == AT_FDCWD or path[:1] == b"/" else at))
 
     def covered(self, fstype: str) -> Sequence[bytes]:
         return self.covers.get(fstype, ())
@@ -120,6 +120,9 @@ class FakeAgent:
     def mount_id(self, at: Anchor, *, follow: bool) -> int:
         self._do("mount_id", at, follow)
         return self.mount_ids[at]
+
+    def make_node(self, at: Anchor, *, mode: int, device: int) -> None:
+        self._do("make_node", at, mode, device)
 
     def set_hostname(self, name: bytes) -> None:
         self._do("set_hostname", name)

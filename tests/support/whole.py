@@ -29,11 +29,13 @@ from support.waiting import wait_for
 from interceptor.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PROGRAM = Path(sys.executable).parent / "interceptor"
 ENTRY = Path(sys.executable).parent / "interceptor-runc"
-APPLETS = ("unshare", "chroot", "pivot_root", "su", "env", "true", "false", "ln", "mkfifo", "setpriv")
+APPLETS = (
+    "unshare", "chroot", "pivot_root", "su", "env", "true", "false", "ln", "mkfifo", "setpriv", "mknod", "head", "sed", "chmod",
+)  # fmt: skip
 ALL = "all"
 """Selects the policy below; its name says which capabilities the container's processes get."""
 
@@ -180,6 +182,13 @@ class Box:
         self.bundle.mkdir()
         (self.bundle / "config.json").write_text(json.dumps(values), encoding="utf-8")
         self.init = 0
+
+    def change(self, edit: Callable[[dict[str, Any]], object]) -> None:
+        """Edits config.json, before the start."""
+        path = self.bundle / "config.json"
+        values = json.loads(path.read_text())
+        edit(values)
+        path.write_text(json.dumps(values))
 
     def start(self) -> None:
         output = self.directory / "output"

@@ -1,0 +1,118 @@
+"""Device nodes on the whole path, beside what root of the host gets in a directory of its own: results, owners, modes.
+
+What a container's root may not make at all is in the matrix (test_matrix.py).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support import whole
+from support.probes import probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[whole.Box]:
+    with whole.host("runc") as host:
+        yield host.box()
+
+
+def differences(one: str, other: str) -> list[str]:
+    pairs = zip(one.splitlines(), other.splitlines(), strict=True)
+    return [f"host  {native}\n    ours  {ours}" for native, ours in pairs if native != ours]
+
+
+@pytest.mark.parametrize("abi", ["64", "32"])
+def test_every_answer_is_what_root_of_the_host_gets(box: whole.Box, abi: str) -> None:
+    program = box.probe("pointers_files")
+    box.sh(f"mkdir /data/pointers{abi}")
+    ours = box.exec(program, abi, f"/data/pointers{abi}")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        command = [probe("pointers_files"), abi, directory]
+        native = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert native.returncode == ours.returncode == 0, native.stderr + ours.stderr
+    assert len(native.stdout.splitlines()) > 150
+    different = differences(native.stdout, ours.stdout)
+    assert not different, f"{len(different)} differences:\n    " + "\n    ".join(different)
+    assert not [event for event in box.trace() if event["how"] == "failed"]
+
+
+DIRECTORIES = """
+mkdir -p {at}/others {at}/shared {at}/sticky {at}/closed
+chown 1000:1000 {at}/others; chmod 700 {at}/others; chown 0:7 {at}/shared; chmod 2775 {at}/shared
+chmod 1777 {at}/sticky; chmod 555 {at}/closed
+"""
+WHO = {"root": "0", "their owner": "1000", "somebody else": "1001"}
+
+
+@pytest.mark.parametrize("who", WHO)
+@pytest.mark.parametrize("directory", ["others", "shared", "sticky", "closed"])
+def test_permissions_owner_and_mode_are_as_on_the_host(box: whole.Box, directory: str, who: str) -> None:
+    """Root, and users without any capability but CAP_MKNOD."""
+    at = f"/data/{directory}-{WHO[who]}"
+    box.sh(DIRECTORIES.format(at=at))
+    ours = box.exec(box.probe("maker"), WHO[who], f"{at}/{directory}/node").stdout
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as own:
+        Path(own).chmod(0o755)  # so that a user can pass through
+        subprocess.run(["sh", "-euc", DIRECTORIES.format(at=own)], check=True)
+        command = [probe("maker"), WHO[who], f"{own}/{directory}/node"]
+        native = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout
+    assert ours == native != ""
+
+
+def test_a_node_works_on_a_tmpfs_and_belongs_to_who_made_it(box: whole.Box) -> None:
+    script = """
+    mount -t tmpfs none /mnt; umask 022; mknod /mnt/null c 1 3; echo lost > /mnt/null; head -c 4 /dev/zero > /mnt/null
+    chmod 666 /mnt/null; chown 5:6 /mnt/null; stat -c '%A %u:%g %t:%T' /mnt/null; grep /mnt/null /proc/self/mountinfo
+    umount /mnt/null; cat /mnt/null 2>&1 || true; rm /mnt/null; ls /mnt; umount /mnt
+    """
+    stat, mount, *rest = box.sh(script).splitlines()
+    assert stat == "crw-rw-rw- 5:6 1:3"
+    assert "nosuid,noexec" in mount
+    assert rest == ["cat: can't open '/mnt/null': Permission denied"]
+
+
+def test_a_denied_device_says_which_rule_and_what_to_change(box: whole.Box) -> None:
+    done = box.exec("mknod", "/data/sda", "b", "8", "0")
+    assert done.returncode
+    event = box.trace("--denied", "--last", "1")[0]
+    assert (event["call"], event["errno"]) == ("mknodat", "EPERM")
+    assert "b 8:0 is not among `limits: devices:`" in event["why"]
+    assert event["rule"].startswith("default.yaml:")
+
+
+def test_whiteouts_are_answered_in_c(box: whole.Box) -> None:
+    box.sh("mknod /data/whiteout c 0 0; stat -c %t:%T /data/whiteout")
+    event = box.trace("--syscall", "mknodat", "--last", "1")[0]
+    assert event["how"] == "table"
+
+
+def test_what_the_device_cgroup_allows_may_be_made(box: whole.Box) -> None:
+    """Another container, to which the engine gave a device of number c 7:9."""
+    rules = [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 7, "minor": 9, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 7, "minor": 8, "access": "m"},
+    ]
+    other = whole.Box(box.host, whole.ALL, ())
+    other.change(lambda config: config["linux"]["resources"].update(devices=rules))
+    box.host.undo.callback(other.remove)
+    other.start()
+    assert other.sh("mknod /data/vcsa9 c 7 9; stat -c '%t:%T' /data/vcsa9") == "7:9\n"
+    assert other.exec("mknod", "/data/vcsa8", "c", "7", "8").returncode
+    inner = other.exec("unshare", "-m", "mknod", "/data/other", "c", "7", "9")
+    assert inner.returncode, "a mount namespace of its own is what an inner container looks like"
