@@ -18,8 +18,10 @@ import structlog
 from interceptor.agent_pool import AgentPool, PinnedAgent
 from interceptor.args import Arch, Decoder, Want
 from interceptor.errors import InterceptorError, NotificationGone
+from interceptor.native.looks import Looks
 from interceptor.policy import Caller, Decision, Do, Policy
 from interceptor.ports import Call
+from interceptor.shortcut import Ending, Plan, plan
 from interceptor.stanza import RegisterTests, outside, reach, whole_call
 from interceptor.trace.record import How, Record
 from interceptor.tracee import Home, Pinned, pin
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from interceptor.container import Container
+    from interceptor.native.notifier import Hit
     from interceptor.native.pin import Buffer
     from interceptor.notification import Notification
     from interceptor.registry import Syscall
@@ -291,6 +294,9 @@ class Dispatcher:
         """By ic_notification.key: architecture << 32 | number."""
         self.quick: list[Route] = []
         """By Route.note."""
+        self._plan: Plan = plan(rows, policy)
+        self._looks: Looks | None = None
+        self._immutable: frozenset[int] | None = None
         for arch in Arch:
             for row in rows.values():
                 number = row.number(arch)
@@ -312,6 +318,22 @@ class Dispatcher:
         else:
             route = Route(row, decode, reach(row), whole, None, -1)
         self.routes[key_of(arch, number)] = route
+
+    @property
+    def looks(self) -> Looks | None:
+        """What C may know of the container by now; None before it is created. Cheap when nothing has changed."""
+        container = self.container
+        if container.mount_namespace is not None and container.immutable is not self._immutable:
+            immutable = container.immutable if self.policy.immutable_mounts else ()
+            self._looks, self._immutable = Looks(self._plan, immutable), container.immutable
+        return self._looks
+
+    def looked(self, hit: Hit) -> tuple[Ending, Any]:
+        """What the trace says of a call that C looked at, and its decoded args."""
+        looks = self._looks
+        assert looks is not None and hit.looked is not None  # noqa: PT018, S101 - somebody had it to look with
+        decode = self.routes[key_of(hit.arch, hit.nr)].decode
+        return looks.endings[hit.looked], decode(hit.args, lambda _wants: hit.texts)
 
     def name_of(self, arch: int, number: int) -> str:
         """The call's name, for the trace."""

@@ -55,6 +55,26 @@ class Needs:
     owner_of: Namespace
 
 
+class Look(enum.StrEnum):
+    """What native/shortcut.c knows to look at, for the calls of that name."""
+
+    MOUNT = "mount"
+    """mount(2): the filesystem type."""
+    UMOUNT = "umount"
+    """umount2(2): the mount that the target is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcut:
+    """The plain case of a call, decided in C as the handler would: only ever in favour of the tracee."""
+
+    look: Look
+    because: str
+    """The reason of the handler's Continue in that case."""
+    when: Masked | None = None
+    """Which calls are plain; all others go to the handler."""
+
+
 @dataclass(frozen=True, slots=True)
 class Syscall:
     """One row: a call, who answers it, and what is known of it before anybody is asked."""
@@ -74,6 +94,7 @@ class Syscall:
     """The handler answers from its arguments alone: it asks `call` for nothing and changes nothing."""
     optional: bool = False
     """Native, and not in the filter, unless a policy has a rule for it: a policy's `default` does not turn it on."""
+    shortcut: Shortcut | None = None
 
     def number(self, arch: Arch) -> int | None:
         """The call's number on `arch`; None where that architecture has no such call."""
@@ -99,6 +120,7 @@ def handles(
     note: str = "",
     pure: bool = False,
     optional: bool = False,
+    shortcut: Shortcut | None = None,
 ) -> Callable[[Handler], Handler]:
     """Registers `handler(call, args)` for system call `name`; the type of `args` is the decoder.
 
@@ -106,14 +128,15 @@ def handles(
     handler is not asked: it would lend a privilege to somebody whom the kernel refuses for a reason of its own.
     `pure` promises that the handler uses neither tracee nor agent nor notes for the trace: it is then asked on the
     shortest way, and must not take pointers. `optional`: off unless a policy has a rule for the call; the shipped
-    default.yaml says so with an unconditional `native`.
+    default.yaml says so with an unconditional `native`. `shortcut` is what native/shortcut.c may decide without the
+    handler.
     Raises TypeError for an args class that is none and ValueError for a name that libseccomp does not know or that is
     registered already.
     """
 
     def register(handler: Handler) -> Handler:
         signature = Signature.of(_args_type(handler))
-        for condition in when:
+        for condition in (*when, *((shortcut.when,) if shortcut and shortcut.when else ())):
             if condition.field not in {f.name for f in signature.fields}:
                 raise TypeError(
                     f"{name}: a condition names {condition.field!r}, which {signature.args.__qualname__} has not"
@@ -128,6 +151,7 @@ def handles(
             name=name, signature=signature, handler=handler, when=when, needs=needs, support=support, note=note,
             source=_source(handler), module=handler.__module__, pure=pure,
             optional=optional,
+            shortcut=shortcut,
         )  # fmt: skip
         return handler
 

@@ -21,7 +21,7 @@ import structlog
 from interceptor.args import Arch, Want
 from interceptor.dispatch import Dispatcher, Outcome, Route, record_of
 from interceptor.errors import InterceptorError, NotificationGone
-from interceptor.native.notifier import Hit, Notifier, Receiver, ended, wire_form
+from interceptor.native.notifier import FULL, Hit, Notifier, Receiver, ended, wire_form
 from interceptor.native.pin import Buffer, close
 from interceptor.trace.record import How, Record
 from interceptor.verdict import AddFd, Verdict
@@ -95,24 +95,36 @@ class Session:
 
     def drain(self) -> None:
         """Publishes what was answered since the last time, in order of time."""
+        self.refresh()
         with self._drain_lock:
             outcomes = [self.outcomes.popleft() for _ in range(len(self.outcomes))]
-            hits, _lost = self.notifier.hits()
+            hits, lost = self.notifier.hits()
             records = [record_of(outcome, self.container_id) for outcome in outcomes] + [
                 self._record(hit) for hit in hits
             ]
             for record in sorted(records, key=lambda record: record.time_ns):
                 self._ring.publish(record)
+            if lost:
+                self._ring.skipped(lost)
+
+    def refresh(self) -> None:
+        """Tells the notifier what is known of the container by now."""
+        looks = self.dispatcher.looks
+        if looks is not None:
+            self.notifier.look(looks)
 
     def _record(self, hit: Hit) -> Record:
         name = self.dispatcher.name_of(hit.arch, hit.nr)
-        how, rule = How.TABLE, hit.rule
+        how, rule, why, args = How.TABLE, hit.rule, "", None
         if hit.note is not None:
             decision = self.dispatcher.quick[hit.note].whole
             how, rule = How.EMULATED, decision.rule if decision else ""
+        elif hit.looked is not None:
+            ending, args = self.dispatcher.looked(hit)
+            how, rule, why = ending.how if hit.verdict else How.GONE, ending.rule, ending.why
         return Record(
-            hit.time_ns, self.container_id, hit.tid, "", name, None, hit.args, Arch(hit.arch), hit.verdict, how, rule,
-            hit.nanoseconds / 1000,
+            hit.time_ns, self.container_id, hit.tid, hit.comm, name, args, hit.args, Arch(hit.arch), hit.verdict, how, rule,
+            hit.nanoseconds / 1000, why,
         )  # fmt: skip
 
     def _run(self) -> None:
@@ -187,7 +199,7 @@ class Worker:
             if pending is not None:
                 self._settle(pending, delivered=not out.sent)
                 pending = None
-            if failure:
+            if failure and (failure := self._go_on(failure, receiver)):
                 break
             ask, note = quick.get(out.key, _NOT_QUICK)
             if ask is not None:
@@ -207,6 +219,13 @@ class Worker:
             pending, failure = self._answer_and_receive(outcome, receiver)
         if ended(failure):
             self._session.over()
+
+    def _go_on(self, failure: int, receiver: Receiver) -> int:
+        """Where only room for hits was wanting: makes it, and receives."""
+        while failure == FULL:
+            self._session.notifier.collect()
+            failure = receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
+        return failure
 
     def _answer_and_receive(self, outcome: Outcome, receiver: Receiver) -> tuple[Outcome | None, int]:
         """In one C call where the verdict allows it: then `receive` sees in `sent` what became of the outcome returned."""
@@ -234,6 +253,7 @@ class Worker:
 
     def _outcome(self, receiver: Receiver) -> Outcome:
         session = self._session
+        session.refresh()
         outcome = session.dispatcher.answer(self, receiver.notification(), self._buffer)
         outcome.elapsed_ns = time.monotonic_ns() - receiver.out.received
         outcome.time_ns = time.time_ns()

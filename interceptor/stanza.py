@@ -219,6 +219,8 @@ class Action(enum.StrEnum):
     CONTINUE = "continue"
     ERRNO = "errno"
     RETURN = "return"
+    LOOK = "look"
+    """It looks at the tracee's memory first, and may leave the call to Python after all: see interceptor/shortcut.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +240,13 @@ class TableRow:
     tests: tuple[RegisterTest, ...]
     action: Action
     number: int
-    """ERRNO: a positive errno. RETURN: the value. CONTINUE: 0."""
+    """ERRNO: a positive errno. RETURN: the value. CONTINUE: 0. LOOK: a `shortcut.LOOKS`."""
     rule: str
     """``file:line`` of the rule, for the trace."""
 
 
-_ACTIONS = {Do.NATIVE: Action.CONTINUE, Do.DENY: Action.ERRNO, Do.PRETEND: Action.RETURN}
+ACTIONS = {Do.NATIVE: Action.CONTINUE, Do.DENY: Action.ERRNO, Do.PRETEND: Action.RETURN}
+"""Decisions that a row can carry out."""
 TESTS_MAX = 4
 """Tests of one row."""
 ALTERNATIVES_MAX = 64
@@ -264,7 +267,7 @@ def _rows(row: Syscall, policy: Policy, arch: Arch, nr: int) -> Iterator[TableRo
     for rule in policy.ladder(row.name):
         decision = rule.decision
         alternatives = register_tests(row, rule, arch)
-        action = _ACTIONS.get(decision.do)
+        action = ACTIONS.get(decision.do)
         if action is None or decision.log or alternatives is None:
             return
         for tests in alternatives:

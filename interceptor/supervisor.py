@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from interceptor import registry
+from interceptor import registry, shortcut
 from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
 from interceptor.client import program
@@ -129,7 +129,9 @@ class Supervisor:
         """One compiled table per policy, shared by its containers."""
         with self._lock:
             if policy.name not in self._tables:
-                self._tables[policy.name] = Table({arch: table(self.rows, policy, arch) for arch in Arch})
+                self._tables[policy.name] = Table(
+                    {arch: table(self.rows, policy, arch) + shortcut.rows(self.rows, policy, arch) for arch in Arch}
+                )
             return self._tables[policy.name]
 
     def unregister(self, container_id: str) -> Container | None:

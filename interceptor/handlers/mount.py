@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar
 from interceptor.args import Flags, OptionalCStr, OptionalData, Path
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Namespace
-from interceptor.registry import Masked, Needs, handles
+from interceptor.registry import Look, Masked, Needs, Shortcut, handles
 from interceptor.verdict import Continue, Fail, Return, Verdict
 
 
@@ -83,6 +83,11 @@ class MountArgs:
         Masked("flags", MS_MGC_MSK | ANOTHER_MOUNT, MS_MGC_VAL),
     ),
     needs=Needs(Cap.SYS_ADMIN, owner_of=Namespace.MOUNT),
+    shortcut=Shortcut(
+        Look.MOUNT,
+        because="the kernel mounts it with what the tracee has itself",
+        when=Masked("flags", ANOTHER_MOUNT | PROPAGATION | NOUSER, 0),
+    ),
     note="New mounts only. proc, sysfs and overlay are emulated; debugfs, tracefs and securityfs get an empty stand-in; "
     "others are the kernel's.",
 )

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from interceptor.args import Flags, Path
 from interceptor.ports import Call, Cap, Namespace
-from interceptor.registry import Needs, handles
+from interceptor.registry import Look, Needs, Shortcut, handles
 from interceptor.verdict import Continue, Verdict
 
 
@@ -39,6 +39,7 @@ class Umount2Args:
 @handles(
     "umount2",
     needs=Needs(Cap.SYS_ADMIN, owner_of=Namespace.MOUNT),
+    shortcut=Shortcut(Look.UMOUNT, because="the mount was made inside; the kernel checks the rest"),
     note="EBUSY for mounts that existed when the container was created (in its own mount namespace); "
     "all else is the kernel's.",
 )

@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native._native import ffi, lib
@@ -18,21 +20,33 @@ from interceptor.stanza import Action, TableRow
 from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from interceptor.args import Arch
+    from interceptor.native.looks import Looks
 
 CONTINUE_FLAG = 1
 """SECCOMP_USER_NOTIF_FLAG_CONTINUE."""
 
-_ACTIONS = {Action.CONTINUE: lib.IC_CONTINUE, Action.ERRNO: lib.IC_ERRNO, Action.RETURN: lib.IC_RETURN}
+_ACTIONS = {Action.CONTINUE: lib.IC_CONTINUE, Action.ERRNO: lib.IC_ERRNO, Action.RETURN: lib.IC_RETURN,
+            Action.LOOK: lib.IC_LOOK}  # fmt: skip
 _TRACEES_TABLE_IS_FULL = frozenset({-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM})
 _NOTE: int = lib.IC_NOTE
-_REMEMBERED: int = lib.IC_HITS
+_LOOKED: int = lib.IC_LOOKED
+_NOBODY: int = lib.IC_NOBODY
+_HITS: int = lib.IC_HITS
+_TEXT: int = lib.IC_TEXT
+FULL: int = lib.IC_FULL
+"""`Receiver.next` received nothing: `Notifier.collect` first."""
+UNREAD = 32
+"""How many times a session's hits are collected before somebody has to read them, or loses the oldest: some thirty
+thousand calls."""
 
 
 class Hit(NamedTuple):
-    """One call that was answered without ceremony: by the table (`rule` is the row's) or by a handler from registers."""
+    """One call that was answered without ceremony: by the table (`rule` is the row's), by a handler from registers
+    (`note`), or after a look at its strings (`looked`).
+    """
 
     time_ns: int
     tid: int
@@ -41,9 +55,23 @@ class Hit(NamedTuple):
     args: tuple[int, ...]
     rule: str
     note: int | None
-    """What the answering thread gave `Receiver.next`; None for a table hit."""
-    verdict: Verdict
+    """What the answering thread gave `Receiver.next`."""
+    looked: int | None
+    """The number of its `Looks.endings`."""
+    verdict: Verdict | None
+    """None: the tracee was gone before anything was done."""
     nanoseconds: int
+    comm: str
+    """Empty where nobody looked."""
+    texts: tuple[bytes, ...]
+    """Its strings, each with its NUL, in the order in which they were copied."""
+
+
+class _Collected(NamedTuple):
+    """Hits as they lie in C's memory, and the ring that their strings are in."""
+
+    hits: bytes
+    text: bytes
 
 
 class Table:
@@ -81,7 +109,11 @@ class Notifier:
         self._session.notifier, self._session.poll_first = fd, poll_first
         lib.ic_session_table(self._session, table.c)
         self._tables = [table]
-        self._drained = 0
+        self._looks: list[Looks] = []
+        self._lock = Lock()
+        self._taken = 0
+        self._collected: deque[_Collected] = deque()
+        self._lost = 0
         self.fd = fd
         self.sync_wake_up = lib.ic_set_sync_wake_up(fd) == 0
 
@@ -89,6 +121,12 @@ class Notifier:
         """From the next notification on `table` answers what it can. Old tables live as long as the notifier."""
         self._tables.append(table)
         lib.ic_session_table(self._session, table.c)
+
+    def look(self, looks: Looks) -> None:
+        """From the next notification on C looks at what the table says is to be looked at. Costs nothing when it did."""
+        if not self._looks or self._looks[-1] is not looks:
+            self._looks.append(looks)
+            lib.ic_session_shortcut(self._session, looks.c)
 
     def receiver(self) -> Receiver:
         return Receiver(self._session, self._reserved)
@@ -104,28 +142,53 @@ class Notifier:
         if result < 0:
             raise_for(result, "answer")
 
-    def hits(self) -> tuple[list[Hit], int]:
-        """What was answered without ceremony since the last call, oldest first, and how many were overwritten meanwhile."""
-        count = self._session.hit_count
-        first = max(self._drained, count - _REMEMBERED)
-        lost = first - self._drained
-        self._drained = count
-        since_epoch = time.time_ns() - time.monotonic_ns()
-        return [self._hit(since_epoch, number % _REMEMBERED) for number in range(first, count)], lost
+    def collect(self) -> None:
+        """Makes room for more hits; `hits` reads what was collected. On any thread."""
+        c, size = self._session, ffi.sizeof("struct ic_hit")
+        with self._lock:
+            count, text_count = c.hit_count, c.text_count
+            if count == self._taken:
+                return
+            first, last = self._taken % _HITS, (count - 1) % _HITS + 1
+            parts = [(first, last)] if first < last else [(first, _HITS), (0, last)]
+            raw = b"".join(bytes(ffi.buffer(c.hit + a, (b - a) * size)) for a, b in parts)
+            self._collected.append(_Collected(raw, bytes(ffi.buffer(c.text, _TEXT))))
+            self._taken = count
+            lib.ic_session_taken(c, count, text_count)
+            while len(self._collected) > UNREAD:
+                self._lost += len(self._collected.popleft().hits) // size
 
-    def _hit(self, since_epoch: int, slot: int) -> Hit:
-        c = self._session.hit[slot]
-        noted = c.rule & _NOTE
-        rule = "" if noted else self._tables[-1].rule(c.rule)
-        note = c.rule & ~_NOTE if noted else None
-        verdict = read_wire_form(c.value, c.error, c.flags)
-        return Hit(c.time + since_epoch, c.tid, c.arch, c.nr, tuple(ffi.unpack(c.args, 6)), rule, note, verdict, c.nanoseconds)
+    def hits(self) -> tuple[list[Hit], int]:
+        """What was answered without ceremony since the last call, oldest first, and how many were lost before them."""
+        self.collect()
+        with self._lock:
+            collected, self._collected = list(self._collected), deque()
+            lost, self._lost = self._lost, 0
+        since_epoch = time.time_ns() - time.monotonic_ns()
+        return [self._hit(since_epoch, c, part.text) for part in collected for c in _each(part.hits)], lost
+
+    def _hit(self, since_epoch: int, c: Any, text: bytes) -> Hit:
+        noted = c.rule & ~_NOTE if c.rule & _NOTE else None
+        looked = c.rule & ~_LOOKED if c.rule & _LOOKED and noted is None else None
+        rule = self._tables[-1].rule(c.rule) if noted is None and looked is None else ""
+        verdict = None if c.flags & _NOBODY else read_wire_form(c.value, c.error, c.flags)
+        comm, *texts = text[c.text : c.text + c.text_length].split(b"\0")
+        return Hit(
+            c.time + since_epoch, c.tid, c.arch, c.nr, tuple(ffi.unpack(c.args, 6)), rule, noted, looked, verdict,
+            c.nanoseconds, comm.decode("utf-8", "replace"), tuple(piece + b"\0" for piece in texts[:-1]),
+        )  # fmt: skip
 
     def close(self) -> None:
         """Closes the fd, once. Calls still waiting fail with ENOSYS (seccomp_unotify(2)): only when the session ended."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
+            lib.ic_session_end(self._session)
             os.close(fd)
+
+
+def _each(hits: bytes) -> Iterator[Any]:
+    """The `struct ic_hit` of which `hits` is made."""
+    return iter(ffi.from_buffer("struct ic_hit[]", hits))
 
 
 class Receiver:
@@ -142,7 +205,7 @@ class Receiver:
         self._memory = memory
         self.out = ffi.new("struct ic_notification *")
         self.next: Callable[..., int] = lib.ic_next
-        """(c, answered id or 0, value, errno, flags, note or -1, out) → 0, or -ENODEV when all tracees are gone."""
+        """(c, answered id or 0, value, errno, flags, note or -1, out) → 0, FULL, or -ENODEV when all tracees are gone."""
 
     def notification(self) -> Notification:
         """The last one received."""

@@ -1,4 +1,5 @@
 #include "notify.h"
+#include "shortcut.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -59,6 +60,26 @@ int ic_set_sync_wake_up(int notifier)
 void ic_session_table(struct ic_session *session, struct ic_table *table)
 {
 	__atomic_store_n(&session->table, table, __ATOMIC_RELEASE);
+}
+
+void ic_session_shortcut(struct ic_session *session, struct ic_shortcut *shortcut)
+{
+	__atomic_store_n(&session->shortcut, shortcut, __ATOMIC_RELEASE);
+}
+
+void ic_session_taken(struct ic_session *session, uint64_t hits, uint64_t text)
+{
+	__atomic_store_n(&session->text_taken, text, __ATOMIC_RELEASE);
+	__atomic_store_n(&session->hits_taken, hits, __ATOMIC_RELEASE);
+}
+
+void ic_session_end(struct ic_session *session)
+{
+	for (int i = 0; i < IC_TASKS; i++) {
+		if (session->task[i].proc)
+			close((int)session->task[i].proc - 1);
+		session->task[i].proc = 0;
+	}
 }
 
 int ic_answer(int notifier, uint64_t id, int64_t value, int32_t error, uint32_t flags)
@@ -151,8 +172,15 @@ static int receive(struct ic_session *session, struct seccomp_notif *request)
 	}
 }
 
-static void remember(struct ic_session *session, const struct ic_notification *call, uint32_t rule, int64_t value, int32_t error,
-		     uint32_t flags)
+/* Room for one more hit with the longest text. */
+static int full(const struct ic_session *session)
+{
+	return session->hit_count - __atomic_load_n(&session->hits_taken, __ATOMIC_ACQUIRE) >= IC_HITS - 1 ||
+	       session->text_count - __atomic_load_n(&session->text_taken, __ATOMIC_ACQUIRE) > IC_TEXT - 2 * (IC_TEXT_MAX + 16);
+}
+
+static struct ic_hit *remember(struct ic_session *session, const struct ic_notification *call, uint32_t rule, int64_t value,
+			       int32_t error, uint32_t flags)
 {
 	struct ic_hit *hit = &session->hit[session->hit_count % IC_HITS];
 
@@ -166,7 +194,30 @@ static void remember(struct ic_session *session, const struct ic_notification *c
 	hit->value = value;
 	hit->error = error;
 	hit->flags = flags;
+	hit->text_length = 0;
+	return hit;
+}
+
+static void publish(struct ic_session *session)
+{
 	__atomic_store_n(&session->hit_count, session->hit_count + 1, __ATOMIC_RELEASE);
+}
+
+void ic_remember(struct ic_session *session, const struct ic_notification *call, uint32_t rule, int64_t value, int32_t error,
+		 uint32_t flags, const char *comm, const char *text, uint32_t length)
+{
+	struct ic_hit *hit = remember(session, call, rule, value, error, flags);
+	uint32_t name = (uint32_t)strlen(comm) + 1;
+	uint64_t at = session->text_count;
+
+	if (IC_TEXT - at % IC_TEXT < name + length)
+		at += IC_TEXT - at % IC_TEXT; /* in one piece, so perhaps not at the very end */
+	hit->text = (uint32_t)(at % IC_TEXT);
+	hit->text_length = name + length;
+	memcpy(session->text + hit->text, comm, name);
+	memcpy(session->text + hit->text + name, text, length);
+	session->text_count = at + name + length;
+	publish(session);
 }
 
 static void answer_hit(struct ic_session *session, const struct ic_notification *call, const struct ic_row *row)
@@ -177,6 +228,7 @@ static void answer_hit(struct ic_session *session, const struct ic_notification 
 
 	ic_answer(session->notifier, call->id, value, error, flags);
 	remember(session, call, row->rule, value, error, flags);
+	publish(session);
 }
 
 static void flatten(const struct seccomp_notif *request, struct ic_notification *out)
@@ -198,11 +250,16 @@ int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t erro
 	const struct ic_row *row;
 
 	out->sent = id ? ic_answer(session->notifier, id, value, error, flags) : 0;
-	if (note >= 0)
+	if (note >= 0) {
 		remember(session, out, IC_NOTE | (uint32_t)note, value, error, flags);
+		publish(session);
+	}
 	for (;;) {
-		int failure = receive(session, &request);
+		int failure;
 
+		if (full(session))
+			return IC_FULL;
+		failure = receive(session, &request);
 		if (failure)
 			return failure;
 		if (request.data.arch == ARCH_X86_64 && (request.data.nr & X32_SYSCALL_BIT)) {
@@ -212,8 +269,14 @@ int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t erro
 		flatten(&request, out);
 		row = look_up(__atomic_load_n(&session->table, __ATOMIC_ACQUIRE), &request.data);
 		if (!row)
-			return 0;
-		answer_hit(session, out, row);
+			return IC_MISS;
+		if (row->action != IC_LOOK) {
+			answer_hit(session, out, row);
+			continue;
+		}
+		failure = ic_look(session, out, (enum ic_look)row->value);
+		if (failure != IC_ANSWERED)
+			return failure;
 	}
 }
 

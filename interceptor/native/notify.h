@@ -11,10 +11,22 @@
 #include <stdint.h>
 
 #define IC_CONDITIONS 4
-#define IC_HITS 1024 /* a power of two: calls answered without ceremony, remembered per session for the trace */
+#define IC_HITS 1024        /* a power of two: calls answered without ceremony, remembered per session for the trace */
+#define IC_TEXT 32768       /* a power of two: bytes of their strings */
+#define IC_TEXT_MAX 4096    /* of one call's */
 #define IC_NOTE 0x80000000u /* set in ic_hit.rule: the rest is the `note` of ic_next(), not a row of the table */
+#define IC_LOOKED 0x40000000u /* set in ic_hit.rule: the rest is an ending of the shortcut's (shortcut.h) */
+#define IC_NOBODY 0x80000000u /* set in ic_hit.flags: the tracee was gone before anything was done */
+#define IC_TASKS 4
 
-enum ic_action { IC_CONTINUE = 0, IC_ERRNO = 1, IC_RETURN = 2 };
+enum ic_action { IC_CONTINUE = 0, IC_ERRNO = 1, IC_RETURN = 2, IC_LOOK = 3 /* `value` is an enum ic_look */ };
+
+/* What ic_next() says of a call. Negative: an errno. */
+enum ic_next {
+	IC_MISS = 0,         /* Python decides */
+	IC_FULL = 1,         /* nothing was received: more hits can only be remembered once somebody took these */
+	IC_ANSWERED = 2,     /* only from ic_look() to ic_next() */
+};
 
 struct ic_condition {
 	uint32_t index;      /* 0 … 5 */
@@ -28,7 +40,7 @@ struct ic_row {
 	uint32_t conditions; /* how many of `condition` count; all must hold */
 	struct ic_condition condition[IC_CONDITIONS];
 	uint32_t action;     /* enum ic_action */
-	int64_t value;       /* the errno (positive) or the returned value */
+	int64_t value;       /* the errno (positive), the returned value, or what to look at */
 	uint32_t rule;       /* the row's number for the trace */
 };
 
@@ -62,14 +74,31 @@ struct ic_hit {
 	int64_t value;
 	int32_t error;
 	uint32_t flags;
+	uint32_t text;       /* where in ic_session.text its strings are … */
+	uint32_t text_length; /* … and how long: comm, then those of the call in the order in which they were copied, each with
+			       * its NUL; 0 where nobody looked */
+};
+
+/* A thread that was here before, held by its /proc directory: see ic_task_open(). */
+struct ic_task {
+	uint32_t tid;
+	uint32_t proc;       /* descriptor + 1, so that zeroed memory holds none */
+	uint64_t comm_time;  /* since when `comm` is known; 0: never */
+	char comm[16];
 };
 
 struct ic_session {
 	int notifier;
 	int poll_first;      /* RECV does not return when all tracees are gone (before 6.11): ask poll(2) first */
 	struct ic_table *table; /* replaced with ic_session_table(); the caller keeps old ones until the session ended */
+	struct ic_shortcut *shortcut; /* null: whatever the table says is to be looked at is a miss; replaced likewise */
+	struct ic_task task[IC_TASKS];
 	uint64_t hit_count;
+	uint64_t hits_taken;    /* the reader's, as the next but one; between taken and count the ring is full */
+	uint64_t text_count;    /* bytes of text that were ever remembered */
+	uint64_t text_taken;
 	struct ic_hit hit[IC_HITS];
+	char text[IC_TEXT];
 };
 
 /* Zeroed memory that costs nothing until it is touched: most sessions answer little. Null when there is none. */
@@ -78,10 +107,17 @@ void ic_release(void *memory, uint64_t size);
 
 int ic_set_sync_wake_up(int notifier);
 void ic_session_table(struct ic_session *session, struct ic_table *table);
+void ic_session_shortcut(struct ic_session *session, struct ic_shortcut *shortcut);
+/* The hits up to number `hits` and their text up to `text` were read. */
+void ic_session_taken(struct ic_session *session, uint64_t hits, uint64_t text);
+/* Lets go of what the session holds; not of the notifier. When nobody is in ic_next() any more. */
+void ic_session_end(struct ic_session *session);
 
 /* Answers notification `id` when it is not 0, then receives until one is a miss. With `note` >= 0 the answered call, which
  * must be the one in `out`, is remembered as a hit under that number.
- * 0: `out` is filled. -ENODEV: all tracees are gone. Another -errno: the kernel's. */
+ * An enum ic_next. -ENODEV: all tracees are gone. Another -errno: the kernel's.
+ *
+ * Every notification is received in receive() and every answer sent by ic_answer() or ic_answer_fd(). */
 int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t error, uint32_t flags,
 	    int32_t note, struct ic_notification *out);
 
@@ -94,5 +130,9 @@ int ic_id_valid(int notifier, uint64_t id);
 /* Whether RECV returns once all tracees are gone (Linux 6.11); asked of the kernel itself with a child that installs a
  * filter and exits. 1, 0 or -errno (no user notification at all). Before any thread is started. */
 int ic_probe_receive_returns(void);
+
+/* For shortcut.c: what becomes of a call is kept for the trace. */
+void ic_remember(struct ic_session *session, const struct ic_notification *call, uint32_t rule, int64_t value, int32_t error,
+		 uint32_t flags, const char *comm, const char *text, uint32_t length);
 
 #endif

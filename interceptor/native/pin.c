@@ -60,9 +60,9 @@ static int32_t copy_on(uint32_t tid, const struct ic_piece *piece, char *to, uin
 
 /* The beginnings of all pieces in one call, the rest of the few that go on one by one. The kernel stops at the first
  * piece that cannot be read: those behind it are then read alone, too. */
-static void copy_pieces(uint32_t tid, struct ic_piece *pieces, int count, char *buffer, uint32_t size)
+void ic_pin_copy(uint32_t tid, struct ic_piece *pieces, int count, char *buffer, uint32_t size)
 {
-	struct iovec local[IC_PIECES], remote[IC_PIECES];
+	struct iovec local[IC_PIECES] = {0}, remote[IC_PIECES] = {0};
 	uint32_t used = 0;
 	ssize_t copied;
 
@@ -87,7 +87,7 @@ static void copy_pieces(uint32_t tid, struct ic_piece *pieces, int count, char *
 	}
 }
 
-static uint64_t effective(uint32_t tid)
+uint64_t ic_pin_effective(uint32_t tid)
 {
 	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, (int)tid};
 	struct __user_cap_data_struct data[2];
@@ -130,12 +130,11 @@ int ic_pin(int notifier, uint64_t id, uint32_t tid, struct ic_pin *pin, struct i
 	if (pin->proc < 0)
 		return errno == ENOENT || errno == ESRCH ? -ENOENT : -errno;
 	pin->owner = fstat(pin->proc, &st) < 0 ? 0 : st.st_uid;
-	pin->cap_effective = effective(tid);
+	pin->cap_effective = ic_pin_effective(tid);
 	pin->user_namespace = ic_pin_inode(pin->proc, "ns/user");
 	pin->mount_namespace = ic_pin_inode(pin->proc, "ns/mnt");
 	read_comm(pin, tid);
-	if (count)
-		copy_pieces(tid, pieces, count, buffer, size);
+	ic_pin_copy(tid, pieces, count, buffer, size);
 	error = ic_id_valid(notifier, id);
 	if (error) {
 		close(pin->proc);

@@ -34,6 +34,11 @@ struct ic_pin {
 /* 0; -ENOENT when the notification is no longer valid (then nothing is open); another -errno is ours. */
 int ic_pin(int notifier, uint64_t id, uint32_t tid, struct ic_pin *pin, struct ic_piece *pieces, int count, char *buffer, uint32_t size);
 
+/* Copies pieces of the memory of thread `tid`, as ic_pin() does; believe them after ID_VALID only. */
+void ic_pin_copy(uint32_t tid, struct ic_piece *pieces, int count, char *buffer, uint32_t size);
+/* capget(2) of thread `tid`: its effective set, 0 when it is gone; believe it after ID_VALID only. */
+uint64_t ic_pin_effective(uint32_t tid);
+
 /* Opens NAME ("root", "cwd", "ns/mnt" …) below a pinned /proc/TID; O_PATH for root and cwd.
  * A descriptor or -errno (ESRCH, ENOENT: gone). */
 int ic_pin_open(int proc, const char *name, int path_only);

@@ -112,7 +112,7 @@ class Ring:
         self.container = container
         self.name = name
         self.calls = 0
-        """Records ever published."""
+        """Records ever published, and those that were skipped."""
         self.denied = 0
         """Those among them that a rule refused."""
         self._records: deque[Record] = deque(maxlen=limit)
@@ -138,6 +138,11 @@ class Ring:
             followers = self._followers
         for follower in followers:
             follower.offer(record)
+
+    def skipped(self, count: int) -> None:
+        """So many calls were answered of which no record could be kept."""
+        with self._lock:
+            self.calls += count
 
     def history(self) -> list[Record]:
         """The records kept, oldest first."""

@@ -17,7 +17,8 @@ from support.waiting import wait_for
 from interceptor.args import Arch
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native import pin
-from interceptor.native.notifier import CONTINUE_FLAG, Table, ended, receive_returns
+from interceptor.native.notifier import CONTINUE_FLAG, UNREAD, Table, ended, receive_returns
+from interceptor.native.notifier import FULL as FULL_RING
 from interceptor.stanza import Action, RegisterTest, TableRow
 from interceptor.verdict import AddFd, Continue, Fail, Return
 
@@ -170,21 +171,38 @@ def test_a_new_table_answers_from_the_next_call_on(tracee: Watched) -> None:
         assert [hit.rule for hit in session.notifier.hits()[0]] == ["new:1"]
 
 
-def test_more_hits_than_can_be_remembered_are_counted(tracee: Watched) -> None:
+def test_no_hit_is_lost_for_want_of_room(tracee: Watched) -> None:
     with tracees.session(tracee, [row(Action.RETURN, 1, (0, FULL, 5))]) as session:
-        for number in range(HITS + 10):
+        collected = 0
+        for number in range(3 * HITS):
             tracee.call(GETPPID, 5, number)
             if number % 100 == 99:  # keeps the tracee's pipes from filling
                 tracee.call(GETPPID)
-                assert session.next() == 0
+                while (result := session.next()) == FULL_RING:
+                    session.notifier.collect()
+                    collected += 1
+                assert result == 0
                 session.notifier.answer(session.receiver.out.id, Return())
                 assert [tracee.result() for _ in range(101)] == [1] * 100 + [0]
-        tracee.call(GETPPID)
-        assert session.next() == 0
         hits, lost = session.notifier.hits()
-        assert (len(hits), lost) == (HITS, 10)
-        assert [hit.args[1] for hit in hits] == list(range(10, HITS + 10))
-        session.notifier.answer(session.receiver.out.id, Return())
+        assert (collected, lost) == (2, 0)
+        answered = 3 * HITS // 100 * 100
+        assert [hit.args[1] for hit in hits] == list(range(answered))
+        assert session.notifier.hits() == ([], 0)
+
+
+def test_hits_that_nobody_reads_are_counted(tracee: Watched) -> None:
+    with tracees.session(tracee, [row(Action.RETURN, 1, (0, FULL, 5))]) as session:
+        for number in range(UNREAD + 2):
+            tracee.call(GETPPID, 5, number)
+            tracee.call(GETPPID)
+            assert session.next() == 0
+            session.notifier.collect()
+            session.notifier.answer(session.receiver.out.id, Return())
+            assert [tracee.result(), tracee.result()] == [1, 0]
+        hits, lost = session.notifier.hits()
+        assert (len(hits), lost) == (UNREAD, 2)
+        assert hits[0].args[1] == 2
 
 
 def test_an_answer_from_registers_is_remembered_with_its_note(tracee: Watched, session: Session) -> None:

@@ -85,6 +85,9 @@ class Script:
         if self._send(number, verdict if isinstance(verdict, AddFd) else wire_form(verdict)):
             raise NotificationGone("gone")
 
+    def look(self, looks: Any) -> None:
+        pass
+
     def hits(self) -> tuple[list[Any], int]:
         return [], 0
 
