@@ -28,7 +28,7 @@ MNT_DETACH: int = lib.MNT_DETACH
 Path = str | bytes
 
 _NONE = ffi.NULL
-_FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _LOG_BYTES = 1024
 
 
@@ -77,12 +77,13 @@ def set_attributes(
     _check(lib.ic_mount_setattr(dirfd, _bytes(path), flags, wanted, 0, propagation, owner), "mount_setattr", path)
 
 
-def fresh(fstype: str, options: Iterable[tuple[str, str]] = (), *, attributes: int = 0) -> Fd:
-    """A detached mount of a new superblock: fsopen, fsconfig, fsmount."""
+def fresh(fstype: str, options: Iterable[tuple[str, str | None]] = (), *, attributes: int = 0) -> Fd:
+    """A detached mount of a new superblock: fsopen, fsconfig, fsmount. An option without a value is a flag."""
     with Fd(_check(lib.ic_fsopen(fstype.encode()), "fsopen", fstype)) as context:
         for key, value in options:
-            found = lib.ic_fsconfig(context.fileno(), _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
-            _check(found, f"fsconfig {fstype} {key}", value)
+            command, text = (_FSCONFIG_SET_FLAG, _NONE) if value is None else (_FSCONFIG_SET_STRING, value.encode())
+            found = lib.ic_fsconfig(context.fileno(), command, key.encode(), text, 0)
+            _check(found, f"fsconfig {fstype} {key}", value or "")
         _check(lib.ic_fsconfig(context.fileno(), _FSCONFIG_CMD_CREATE, _NONE, _NONE, 0), "fsconfig create", fstype)
         return Fd(_check(lib.ic_fsmount(context.fileno(), attributes), "fsmount", fstype))
 

@@ -1,0 +1,747 @@
+#include "fuse.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECOND 1000000000ull
+#define QUIET_NS (SECOND / 4)        /* nobody stands in the middle of a file that nobody asked about for so long */
+#define DRAIN_NS (SECOND / 50)       /* how long readers that had begun have for finding the end; see fuse.h */
+#define NAMES_VALID_S 3600
+#define FIRST_NODE 2u
+#define NODES_MAX 65536u
+#define BLOCK 65536u                 /* st_blksize: what stdio reads at once */
+#define EVENTS 64
+#define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
+
+struct node {
+	char name[IC_FUSE_NAME_MAX];
+	uint32_t mode;
+	char *text, *next;           /* what is shown, and while readers drain what will be */
+	uint32_t size, next_size, room;
+	uint64_t taken, changed;     /* CLOCK_MONOTONIC of the snapshot, CLOCK_REALTIME of its last change */
+	uint64_t asked;              /* when somebody last asked */
+	uint64_t drained;            /* until when readers drain; 0: they do not */
+	int growing;                 /* it has been longer than at first: leave room */
+};
+
+struct waiting {
+	uint64_t unique, offset;
+	uint32_t node, size;
+};
+
+struct mount {
+	uint64_t name;
+	int fd, direct, used;
+	uint32_t uid, gid, generation, node_count, waiting_count;
+	struct node **nodes;
+	struct waiting *waiting;
+};
+
+struct ic_fuse_server {
+	struct ic_fuse_ask ask;
+	uint64_t valid, requests;
+	int epoll, stop;
+	pthread_mutex_t lock;
+	struct mount *mounts;
+	uint32_t mount_count, drains;
+	char *scratch;
+	uint32_t scratch_size;
+	char request[IC_FUSE_REQUEST] __attribute__((aligned(8)));
+};
+
+static uint64_t now(clockid_t clock)
+{
+	struct timespec t;
+
+	clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+/* ---- answers ---------------------------------------------------------------------------------------------------------- */
+
+static void answer(const struct mount *mount, uint64_t unique, int error, const void *data, size_t size)
+{
+	struct fuse_out_header header = {.len = (uint32_t)(sizeof header + size), .error = -error, .unique = unique};
+	struct iovec parts[2] = {{&header, sizeof header}, {(void *)(uintptr_t)data, size}};
+	/* A request whose asker was killed meanwhile is ENOENT: nobody waits for it. */
+	ssize_t written = writev(mount->fd, parts, size ? 2 : 1);
+
+	(void)written;
+}
+
+static void refuse(const struct mount *mount, const struct fuse_in_header *in, int error)
+{
+	answer(mount, in->unique, error, 0, 0);
+}
+
+/* ---- snapshots -------------------------------------------------------------------------------------------------------- */
+
+static struct node *find(const struct mount *mount, uint64_t id)
+{
+	return id >= FIRST_NODE && id < mount->node_count ? mount->nodes[id] : 0;
+}
+
+/* The content into the scratch buffer: its length, or a negative errno. */
+static int64_t ask(struct ic_fuse_server *server, const struct mount *mount, uint32_t id)
+{
+	for (;;) {
+		int64_t size = server->ask.content(mount->name, id, server->scratch, server->scratch_size);
+		char *larger;
+
+		if (size < 0 || size <= server->scratch_size)
+			return size;
+		if (size > 1 << 24)
+			return -EFBIG;
+		larger = realloc(server->scratch, (size_t)size);
+		if (!larger)
+			return -ENOMEM;
+		server->scratch = larger;
+		server->scratch_size = (uint32_t)size;
+	}
+}
+
+static uint32_t rounded(uint32_t size)
+{
+	uint32_t step = size < 256 ? 16 : size < 2048 ? 64 : 512;
+
+	return (size + step / 2 + step - 1) / step * step;
+}
+
+/* How much is shown of a text of `size` bytes now: see fuse.h. */
+static uint32_t shown(struct node *node, uint32_t size, int quiet)
+{
+	if (!node->text || quiet) {
+		node->growing = 0;
+		return size;
+	}
+	if (size <= node->size)
+		return node->size;
+	node->growing = 1;
+	return rounded(size);
+}
+
+/* A copy of the scratch text, blanks before its last newline making it `length` long. */
+static char *fill(const char *text, uint32_t size, uint32_t length)
+{
+	uint32_t head = size && text[size - 1] == '\n' ? size - 1 : size;
+	char *copy = malloc(length ? length : 1);
+
+	if (!copy)
+		return 0;
+	memcpy(copy, text, head);
+	memset(copy + head, ' ', length - head);
+	if (length && head < size)
+		copy[length - 1] = '\n';
+	return copy;
+}
+
+/* A modification time that differs from every earlier one. */
+static void touch(struct node *node)
+{
+	uint64_t time = now(CLOCK_REALTIME);
+
+	node->changed = time > node->changed ? time : node->changed + 1;
+}
+
+static void show(struct node *node, char *text, uint32_t size)
+{
+	if (node->text && node->size == size && !memcmp(node->text, text, size)) {
+		free(text);
+		return;
+	}
+	free(node->text);
+	node->text = text;
+	node->size = size;
+	touch(node);
+}
+
+static void drain(struct ic_fuse_server *server, struct node *node, char *text, uint32_t size, uint64_t time)
+{
+	node->next = text;
+	node->next_size = size;
+	node->drained = time + DRAIN_NS;
+	server->drains++;
+	touch(node); /* no page of the old text is read from now on */
+}
+
+/* Who was answered with the new text up to the old size comes back for the rest: the same text must still be there. */
+static void end_drain(struct ic_fuse_server *server, struct node *node, uint64_t time)
+{
+	if (!node->next)
+		return;
+	server->drains--;
+	show(node, node->next, node->next_size);
+	node->next = 0;
+	node->drained = 0;
+	node->taken = time;
+}
+
+/* Makes a snapshot if there is none that is still good. 0, or an errno; what cannot be made anew stays as it was. */
+static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t id)
+{
+	struct node *node = mount->nodes[id];
+	uint64_t time = now(CLOCK_MONOTONIC);
+	int quiet = time - node->asked > QUIET_NS;
+	int64_t size;
+	uint32_t length;
+	char *text;
+
+	node->asked = time;
+	if (node->next || (node->text && time - node->taken < server->valid))
+		return 0;
+	size = ask(server, mount, id);
+	if (size < 0)
+		return node->text ? 0 : (int)-size;
+	length = shown(node, (uint32_t)size, quiet);
+	text = fill(server->scratch, (uint32_t)size, length);
+	if (!text)
+		return node->text ? 0 : ENOMEM;
+	node->taken = time;
+	if (node->text && length > node->size && !quiet)
+		drain(server, node, text, length, time);
+	else
+		show(node, text, length);
+	return 0;
+}
+
+/* ---- attributes ------------------------------------------------------------------------------------------------------- */
+
+static void attributes(const struct mount *mount, uint32_t id, struct fuse_attr *attr)
+{
+	const struct node *node = find(mount, id);
+
+	memset(attr, 0, sizeof *attr);
+	attr->ino = id;
+	attr->uid = mount->uid;
+	attr->gid = mount->gid;
+	attr->blksize = BLOCK;
+	attr->nlink = node ? 1 : 2;
+	attr->mode = node ? S_IFREG | node->mode : S_IFDIR | 0555;
+	if (!node || mount->direct)
+		return;
+	attr->size = node->size;
+	attr->mtime = attr->ctime = attr->atime = node->changed / SECOND;
+	attr->mtimensec = attr->ctimensec = attr->atimensec = (uint32_t)(node->changed % SECOND);
+}
+
+/* For how long what `attributes` says may be believed. */
+static uint64_t validity(const struct ic_fuse_server *server, const struct mount *mount, const struct node *node)
+{
+	uint64_t age;
+
+	if (!node || mount->direct)
+		return NAMES_VALID_S * SECOND;
+	age = now(CLOCK_MONOTONIC) - node->taken;
+	return !node->next && age < server->valid ? server->valid - age : 0;
+}
+
+static void getattr(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in)
+{
+	struct node *node = find(mount, in->nodeid);
+	struct fuse_attr_out out = {0};
+	uint64_t valid;
+	int error;
+
+	if (!node && in->nodeid != FUSE_ROOT_ID) {
+		refuse(mount, in, ENOENT);
+		return;
+	}
+	error = node && !mount->direct ? refresh(server, mount, (uint32_t)in->nodeid) : 0;
+	if (error) {
+		refuse(mount, in, error);
+		return;
+	}
+	attributes(mount, (uint32_t)in->nodeid, &out.attr);
+	valid = validity(server, mount, node);
+	out.attr_valid = valid / SECOND;
+	out.attr_valid_nsec = (uint32_t)(valid % SECOND);
+	answer(mount, in->unique, 0, &out, sizeof out);
+}
+
+/* Makes no snapshot: what is only looked up (to be mounted somewhere) need not be computed. */
+static void lookup(const struct mount *mount, const struct fuse_in_header *in, const char *name, size_t size)
+{
+	struct fuse_entry_out out = {0};
+	uint32_t id;
+
+	if (in->nodeid != FUSE_ROOT_ID || !size || name[size - 1]) {
+		refuse(mount, in, ENOENT);
+		return;
+	}
+	for (id = FIRST_NODE; id < mount->node_count; id++)
+		if (mount->nodes[id] && !strcmp(mount->nodes[id]->name, name))
+			break;
+	if (id >= mount->node_count) {
+		refuse(mount, in, ENOENT);
+		return;
+	}
+	out.nodeid = id;
+	out.entry_valid = NAMES_VALID_S;
+	out.attr_valid = mount->direct ? NAMES_VALID_S : 0;
+	attributes(mount, id, &out.attr);
+	answer(mount, in->unique, 0, &out, sizeof out);
+}
+
+/* ---- reading and writing ---------------------------------------------------------------------------------------------- */
+
+static void send_part(const struct mount *mount, const struct node *node, uint64_t unique, uint64_t offset, uint32_t size)
+{
+	uint32_t rest = offset < node->size ? node->size - (uint32_t)offset : 0;
+
+	answer(mount, unique, 0, node->text + (rest ? offset : 0), rest < size ? rest : size);
+}
+
+/* Answers the reads of `id` that waited for the drain. */
+static void send_waiting(struct mount *mount, uint32_t id)
+{
+	uint32_t i, kept = 0;
+
+	for (i = 0; i < mount->waiting_count; i++) {
+		struct waiting *read = &mount->waiting[i];
+
+		if (read->node == id)
+			send_part(mount, mount->nodes[id], read->unique, read->offset, read->size);
+		else
+			mount->waiting[kept++] = *read;
+	}
+	mount->waiting_count = kept;
+}
+
+static int wait_for_drain(struct mount *mount, const struct fuse_in_header *in, const struct fuse_read_in *read)
+{
+	if (!mount->waiting)
+		mount->waiting = calloc(WAITING_MAX, sizeof *mount->waiting);
+	if (!mount->waiting || mount->waiting_count == WAITING_MAX)
+		return 0;
+	mount->waiting[mount->waiting_count++] =
+		(struct waiting){in->unique, read->offset, (uint32_t)in->nodeid, read->size};
+	return 1;
+}
+
+/* The first page that is asked for belongs to a snapshot that the attributes have announced already. */
+static void read_cached(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
+			const struct fuse_read_in *read)
+{
+	struct node *node = mount->nodes[in->nodeid];
+	int error = node->text ? 0 : refresh(server, mount, (uint32_t)in->nodeid);
+
+	if (error)
+		refuse(mount, in, error);
+	else if (!node->next || !wait_for_drain(mount, in, read))
+		send_part(mount, node, in->unique, read->offset, read->size);
+}
+
+/* What is read from the start is computed; what is read on is of the same. */
+static void read_direct(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
+			const struct fuse_read_in *read)
+{
+	struct node *node = mount->nodes[in->nodeid];
+	int64_t size = !read->offset || !node->text ? ask(server, mount, (uint32_t)in->nodeid) : -EAGAIN;
+
+	if (size >= 0) {
+		char *text = fill(server->scratch, (uint32_t)size, (uint32_t)size);
+
+		if (text)
+			show(node, text, (uint32_t)size);
+	}
+	if (node->text)
+		send_part(mount, node, in->unique, read->offset, read->size);
+	else
+		refuse(mount, in, size < 0 ? (int)-size : ENOMEM);
+}
+
+static void read_file(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
+		      const struct fuse_read_in *read)
+{
+	if (!find(mount, in->nodeid))
+		refuse(mount, in, in->nodeid == FUSE_ROOT_ID ? EISDIR : ENOENT);
+	else if (mount->direct)
+		read_direct(server, mount, in, read);
+	else
+		read_cached(server, mount, in, read);
+}
+
+/* A write elsewhere than at the start changes nothing and succeeds, as sysctl_writes_strict has it for numbers
+ * (proc_first_pos_non_zero_ignore() in kernel/sysctl.c). */
+static void write_file(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
+		       const struct fuse_write_in *write, size_t size)
+{
+	const char *data = (const char *)(write + 1);
+	struct fuse_write_out out = {.size = write->size};
+	int32_t error;
+
+	if (!find(mount, in->nodeid) || !mount->direct || write->size > size) {
+		refuse(mount, in, EBADF);
+		return;
+	}
+	if (write->size > IC_FUSE_WRITE_MAX) {
+		refuse(mount, in, EINVAL);
+		return;
+	}
+	error = write->offset ? 0
+			      : server->ask.written(mount->name, (uint32_t)in->nodeid, data, write->size, in->pid, in->uid);
+	if (error)
+		refuse(mount, in, -error);
+	else
+		answer(mount, in->unique, 0, &out, sizeof out);
+}
+
+/* Truncation is what a shell's ">" does before it writes; owners and modes are the kernel's to give (proc_setattr()). */
+static void setattr(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
+		    const struct fuse_setattr_in *set)
+{
+	if (set->valid & (FATTR_MODE | FATTR_UID | FATTR_GID))
+		refuse(mount, in, EPERM);
+	else
+		getattr(server, mount, in);
+}
+
+static void open_file(const struct mount *mount, const struct fuse_in_header *in)
+{
+	struct fuse_open_out out = {.open_flags = FOPEN_DIRECT_IO | FOPEN_NOFLUSH};
+
+	if (!mount->direct)
+		refuse(mount, in, ENOSYS); /* from now on open(2) does not ask */
+	else if (!find(mount, in->nodeid))
+		refuse(mount, in, ENOENT);
+	else
+		answer(mount, in->unique, 0, &out, sizeof out);
+}
+
+/* ---- requests --------------------------------------------------------------------------------------------------------- */
+
+static void init(const struct mount *mount, const struct fuse_in_header *in, const struct fuse_init_in *init)
+{
+	uint32_t wanted = FUSE_ASYNC_READ | FUSE_PARALLEL_DIROPS | FUSE_NO_OPENDIR_SUPPORT | FUSE_BIG_WRITES |
+			  (mount->direct ? 0 : FUSE_AUTO_INVAL_DATA | FUSE_NO_OPEN_SUPPORT);
+	struct fuse_init_out out = {
+		.major = FUSE_KERNEL_VERSION,
+		.minor = FUSE_KERNEL_MINOR_VERSION,
+		.max_readahead = init->max_readahead,
+		.flags = init->flags & wanted,
+		.max_background = 16,
+		.congestion_threshold = 12,
+		.max_write = 4096,
+		.time_gran = 1,
+	};
+
+	if (init->major < FUSE_KERNEL_VERSION)
+		refuse(mount, in, EPROTO);
+	else
+		answer(mount, in->unique, 0, &out, sizeof out);
+}
+
+/* Bytes that an opcode's own struct has at least; 0 for those without. */
+static size_t least(uint32_t opcode)
+{
+	switch (opcode) {
+	case FUSE_INIT: return 4 * sizeof(uint32_t); /* what every version has: major, minor, max_readahead, flags */
+	case FUSE_READ: return sizeof(struct fuse_read_in);
+	case FUSE_WRITE: return sizeof(struct fuse_write_in);
+	case FUSE_SETATTR: return sizeof(struct fuse_setattr_in);
+	default: return 0;
+	}
+}
+
+static void dispatch(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in, size_t size)
+{
+	const void *body = in + 1;
+	struct fuse_statfs_out empty = {.st.bsize = 4096, .st.namelen = IC_FUSE_NAME_MAX - 1};
+
+	switch (in->opcode) {
+	case FUSE_INIT: init(mount, in, body); break;
+	case FUSE_LOOKUP: lookup(mount, in, body, size); break;
+	case FUSE_GETATTR: getattr(server, mount, in); break;
+	case FUSE_SETATTR: setattr(server, mount, in, body); break;
+	case FUSE_OPEN: open_file(mount, in); break;
+	case FUSE_READ: read_file(server, mount, in, body); break;
+	case FUSE_WRITE: write_file(server, mount, in, body, size - sizeof(struct fuse_write_in)); break;
+	case FUSE_STATFS: answer(mount, in->unique, 0, &empty, sizeof empty); break;
+	case FUSE_READDIR:
+	case FUSE_RELEASE:
+	case FUSE_RELEASEDIR: refuse(mount, in, 0); break;
+	case FUSE_IOCTL: refuse(mount, in, ENOTTY); break;
+	case FUSE_FORGET:
+	case FUSE_BATCH_FORGET:
+	case FUSE_INTERRUPT: break; /* these are not answered */
+	default: refuse(mount, in, ENOSYS);
+	}
+}
+
+/* One request, if there is one. What is no request at all is dropped: there is nobody to tell. */
+static void serve_one(struct ic_fuse_server *server, struct mount *mount)
+{
+	const struct fuse_in_header *in = (const struct fuse_in_header *)server->request;
+	ssize_t size = read(mount->fd, server->request, sizeof server->request);
+
+	if (size < (ssize_t)sizeof *in) {
+		if (size < 0 && errno == ENODEV) /* unmounted everywhere */
+			epoll_ctl(server->epoll, EPOLL_CTL_DEL, mount->fd, 0);
+		return;
+	}
+	server->requests++;
+	if (in->len != (size_t)size || (size_t)size - sizeof *in < least(in->opcode))
+		refuse(mount, in, EIO);
+	else
+		dispatch(server, mount, in, (size_t)size - sizeof *in);
+}
+
+/* Ends the drains whose time has come; answers the milliseconds until the next one, -1 for none. */
+static int end_drains(struct ic_fuse_server *server)
+{
+	uint64_t time = now(CLOCK_MONOTONIC), next = UINT64_MAX;
+	uint32_t m, id;
+
+	for (m = 0; server->drains && m < server->mount_count; m++) {
+		struct mount *mount = &server->mounts[m];
+
+		for (id = FIRST_NODE; mount->used && id < mount->node_count; id++) {
+			struct node *node = mount->nodes[id];
+
+			if (!node || !node->next)
+				continue;
+			if (node->drained > time) {
+				next = node->drained < next ? node->drained : next;
+				continue;
+			}
+			end_drain(server, node, time);
+			send_waiting(mount, id);
+		}
+	}
+	return next == UINT64_MAX ? -1 : (int)((next - time) / 1000000) + 1;
+}
+
+static void serve_event(struct ic_fuse_server *server, uint64_t data)
+{
+	uint32_t slot = (uint32_t)data, generation = (uint32_t)(data >> 32);
+
+	if (slot < server->mount_count && server->mounts[slot].used && server->mounts[slot].generation == generation)
+		serve_one(server, &server->mounts[slot]);
+}
+
+#define STOP UINT64_MAX
+
+/* One request of each mount in turn: none waits for more than one of each other's. */
+int ic_fuse_serve(struct ic_fuse_server *server)
+{
+	struct epoll_event events[EVENTS];
+	int timeout = -1;
+
+	for (;;) {
+		int i, count = epoll_wait(server->epoll, events, EVENTS, timeout);
+
+		if (count < 0 && errno != EINTR)
+			return -errno;
+		for (i = 0; i < count; i++) {
+			if (events[i].data.u64 == STOP)
+				return 0;
+			pthread_mutex_lock(&server->lock);
+			serve_event(server, events[i].data.u64);
+			pthread_mutex_unlock(&server->lock);
+		}
+		pthread_mutex_lock(&server->lock);
+		timeout = server->drains ? end_drains(server) : -1;
+		pthread_mutex_unlock(&server->lock);
+	}
+}
+
+/* ---- what there is to serve ------------------------------------------------------------------------------------------- */
+
+static struct mount *named(struct ic_fuse_server *server, uint64_t name)
+{
+	uint32_t i;
+
+	for (i = 0; i < server->mount_count; i++)
+		if (server->mounts[i].used && server->mounts[i].name == name)
+			return &server->mounts[i];
+	return 0;
+}
+
+/* A slot that is not used; its generation tells events of its earlier mount from those of the next. */
+static struct mount *slot(struct ic_fuse_server *server)
+{
+	struct mount *more;
+	uint32_t i;
+
+	for (i = 0; i < server->mount_count; i++)
+		if (!server->mounts[i].used)
+			return &server->mounts[i];
+	more = realloc(server->mounts, (server->mount_count + 1) * sizeof *more);
+	if (!more)
+		return 0;
+	server->mounts = more;
+	memset(&more[server->mount_count], 0, sizeof *more);
+	return &more[server->mount_count++];
+}
+
+static int add(struct ic_fuse_server *server, uint64_t name, int fd, int direct, uint32_t uid, uint32_t gid)
+{
+	struct mount *mount = named(server, name) ? 0 : slot(server);
+	struct epoll_event event = {.events = EPOLLIN};
+	uint32_t generation;
+
+	if (!mount)
+		return named(server, name) ? -EEXIST : -ENOMEM;
+	generation = mount->generation + 1;
+	event.data.u64 = (uint64_t)generation << 32 | (uint64_t)(mount - server->mounts);
+	if (fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) || epoll_ctl(server->epoll, EPOLL_CTL_ADD, fd, &event))
+		return -errno;
+	*mount = (struct mount){
+		.name = name, .fd = fd, .direct = direct, .used = 1, .uid = uid, .gid = gid, .generation = generation};
+	return 0;
+}
+
+int ic_fuse_add(struct ic_fuse_server *server, uint64_t mount, int fd, int direct, uint32_t uid, uint32_t gid)
+{
+	int error;
+
+	pthread_mutex_lock(&server->lock);
+	error = add(server, mount, fd, direct, uid, gid);
+	pthread_mutex_unlock(&server->lock);
+	return error;
+}
+
+static void empty(struct ic_fuse_server *server, struct mount *mount)
+{
+	uint32_t id, generation = mount->generation;
+
+	epoll_ctl(server->epoll, EPOLL_CTL_DEL, mount->fd, 0);
+	close(mount->fd);
+	for (id = FIRST_NODE; id < mount->node_count; id++) {
+		struct node *node = mount->nodes[id];
+
+		if (!node)
+			continue;
+		if (node->next)
+			server->drains--;
+		free(node->text);
+		free(node->next);
+		free(node);
+	}
+	free(mount->nodes);
+	free(mount->waiting);
+	*mount = (struct mount){.generation = generation};
+}
+
+void ic_fuse_remove(struct ic_fuse_server *server, uint64_t name)
+{
+	struct mount *mount;
+
+	pthread_mutex_lock(&server->lock);
+	mount = named(server, name);
+	if (mount)
+		empty(server, mount);
+	pthread_mutex_unlock(&server->lock);
+}
+
+static int make_room(struct mount *mount, uint32_t id)
+{
+	uint32_t count = mount->node_count ? mount->node_count : 64;
+	struct node **nodes;
+
+	if (id < mount->node_count)
+		return 0;
+	while (count <= id)
+		count *= 2;
+	nodes = realloc(mount->nodes, count * sizeof *nodes);
+	if (!nodes)
+		return -ENOMEM;
+	memset(nodes + mount->node_count, 0, (count - mount->node_count) * sizeof *nodes);
+	mount->nodes = nodes;
+	mount->node_count = count;
+	return 0;
+}
+
+static int put(struct mount *mount, uint32_t id, const char *name, uint32_t mode)
+{
+	int error;
+
+	if (!mount)
+		return -ENOENT;
+	if (id < FIRST_NODE || id >= NODES_MAX || strlen(name) >= IC_FUSE_NAME_MAX)
+		return -EINVAL;
+	error = make_room(mount, id);
+	if (error)
+		return error;
+	if (mount->nodes[id])
+		return -EEXIST;
+	mount->nodes[id] = calloc(1, sizeof *mount->nodes[id]);
+	if (!mount->nodes[id])
+		return -ENOMEM;
+	strcpy(mount->nodes[id]->name, name);
+	mount->nodes[id]->mode = mode & 0777;
+	return 0;
+}
+
+int ic_fuse_file(struct ic_fuse_server *server, uint64_t mount, uint32_t node, const char *name, uint32_t mode)
+{
+	int error;
+
+	pthread_mutex_lock(&server->lock);
+	error = put(named(server, mount), node, name, mode);
+	pthread_mutex_unlock(&server->lock);
+	return error;
+}
+
+uint64_t ic_fuse_requests(const struct ic_fuse_server *server)
+{
+	return server->requests;
+}
+
+/* ---- the server ------------------------------------------------------------------------------------------------------- */
+
+struct ic_fuse_server *ic_fuse_server(const struct ic_fuse_ask *ask, uint64_t valid_ns)
+{
+	struct ic_fuse_server *server = calloc(1, sizeof *server);
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = STOP};
+
+	if (!server)
+		return 0;
+	server->ask = *ask;
+	server->valid = valid_ns;
+	server->scratch_size = 16384;
+	server->scratch = malloc(server->scratch_size);
+	server->epoll = epoll_create1(EPOLL_CLOEXEC);
+	server->stop = eventfd(0, EFD_CLOEXEC);
+	pthread_mutex_init(&server->lock, 0);
+	if (server->scratch && server->epoll >= 0 && server->stop >= 0 &&
+	    !epoll_ctl(server->epoll, EPOLL_CTL_ADD, server->stop, &event))
+		return server;
+	ic_fuse_server_free(server);
+	return 0;
+}
+
+void ic_fuse_stop(struct ic_fuse_server *server)
+{
+	uint64_t one = 1;
+	ssize_t written = write(server->stop, &one, sizeof one);
+
+	(void)written;
+}
+
+void ic_fuse_server_free(struct ic_fuse_server *server)
+{
+	uint32_t i;
+
+	for (i = 0; i < server->mount_count; i++)
+		if (server->mounts[i].used)
+			empty(server, &server->mounts[i]);
+	free(server->mounts);
+	free(server->scratch);
+	if (server->epoll >= 0)
+		close(server->epoll);
+	if (server->stop >= 0)
+		close(server->stop);
+	pthread_mutex_destroy(&server->lock);
+	free(server);
+}

@@ -1,0 +1,59 @@
+/* A FUSE server for small files that are computed when they are read: one directory, one loop for any number of mounts.
+ *
+ * Two kinds of mount, because "no open" holds for a whole connection:
+ *
+ * cached    read-only. OPEN is answered ENOSYS, so that open(2) and close(2) never leave the kernel, and reads come from the
+ *           page cache. Attributes are valid for a few milliseconds; the first to ask afterwards (read(2) does, with
+ *           FUSE_AUTO_INVAL_DATA) has a new snapshot made, and a new modification time drops the old one's pages.
+ * direct    each read and write comes here (FOPEN_DIRECT_IO): remembered values, which are written.
+ *
+ * No reader is to see a mixture. A snapshot is whole, and its size stays what it was for as long as somebody keeps reading:
+ * a text that got shorter, or longer by less than there is room, ends in blanks before its last newline. Otherwise a reader
+ * that asks for more at the end would get the end of a longer, newer text. Only a text that outgrows all of that changes the
+ * size, and then new readers wait (DRAIN_NS) until those who had begun have heard that their file ends where it did.
+ *
+ * The peer is the kernel, but nothing that it sends is believed to be well formed: it passes on what hostile programs ask for.
+ * Source: fuse(4), linux/fuse.h; Linux fs/fuse/file.c fuse_cache_read_iter(), fs/fuse/inode.c fuse_change_attributes().
+ */
+#ifndef INTERCEPTOR_FUSE_H
+#define INTERCEPTOR_FUSE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define IC_FUSE_NAME_MAX 120
+#define IC_FUSE_WRITE_MAX 4096
+#define IC_FUSE_REQUEST 65536   /* bytes of the largest request that we accept: a write of a few pages and its headers */
+
+/* What the server asks for. Called with the server locked, one at a time; may not call back into it. */
+struct ic_fuse_ask {
+	/* The content of `node`, at most `size` bytes of it into `buffer`: its whole length, or a negative errno. When that is
+	 * more than `size`, it is asked again at once, and must answer the same. */
+	int64_t (*content)(uint64_t mount, uint32_t node, char *buffer, uint32_t size);
+	/* `size` bytes were written to `node` by thread `tid` (host's number) with file-system id `uid`: 0, or a negative errno. */
+	int32_t (*written)(uint64_t mount, uint32_t node, const char *data, uint32_t size, uint32_t tid, uint32_t uid);
+};
+
+struct ic_fuse_server;
+
+/* NULL and errno. `valid_ns`: how long a snapshot is good. */
+struct ic_fuse_server *ic_fuse_server(const struct ic_fuse_ask *ask, uint64_t valid_ns);
+void ic_fuse_server_free(struct ic_fuse_server *server);
+
+/* Serves until ic_fuse_stop(); 0, or a negative errno. */
+int ic_fuse_serve(struct ic_fuse_server *server);
+void ic_fuse_stop(struct ic_fuse_server *server);
+
+/* Takes over `fd`, an open /dev/fuse that is (or will be) mounted. `mount` names it in the questions. Files belong to
+ * `uid` and `gid` (host ids). 0, or a negative errno; then `fd` stays the caller's. */
+int ic_fuse_add(struct ic_fuse_server *server, uint64_t mount, int fd, int direct, uint32_t uid, uint32_t gid);
+/* Closes its descriptor; who still has it mounted gets ENOTCONN. */
+void ic_fuse_remove(struct ic_fuse_server *server, uint64_t mount);
+
+/* A file of `mount`: `node` is its inode number, from 2 on. 0, or a negative errno. */
+int ic_fuse_file(struct ic_fuse_server *server, uint64_t mount, uint32_t node, const char *name, uint32_t mode);
+
+/* Requests answered so far, of all mounts. */
+uint64_t ic_fuse_requests(const struct ic_fuse_server *server);
+
+#endif

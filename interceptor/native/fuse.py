@@ -1,0 +1,148 @@
+"""The FUSE server of fuse.c: one thread for all mounts, content from Python only when a snapshot has expired.
+
+Source: fuse(4); fuse.h for what readers may rely on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+from interceptor.errors import InterceptorError
+from interceptor.native import mounts
+from interceptor.native._native import ffi, lib
+from interceptor.native.fd import Fd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+VALID_NS = 10_000_000
+"""How long a snapshot is shown. With the kernel's rounding to its clock tick nobody sees one older than 20 ms."""
+FIRST_NODE = 2
+"""Inode numbers of files begin here; 1 is the directory."""
+
+
+class Source(Protocol):
+    """What a mount's files contain. Both are called on the server's thread, one at a time."""
+
+    def content(self, node: int) -> bytes:
+        """The whole content; OSError's errno for readers that have no older one."""
+
+    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> None:
+        """Somebody wrote `data` (`tid`, `uid`: host's numbers). OSError's errno goes to the writer."""
+
+
+class Server:
+    """All mounts of one process. Methods may be called on any thread, except from a Source."""
+
+    def __init__(self, valid_ns: int = VALID_NS) -> None:
+        ask = ffi.new("struct ic_fuse_ask *", {"content": lib.ic_python_content, "written": lib.ic_python_written})
+        self._server: Any = lib.ic_fuse_server(ask, valid_ns)
+        if self._server == ffi.NULL:
+            raise InterceptorError(f"the FUSE server cannot start: {os.strerror(ffi.errno)}")
+        self._names: set[int] = set()
+        self._thread = threading.Thread(target=lib.ic_fuse_serve, args=(self._server,), name="fuse", daemon=True)
+        self._thread.start()
+
+    @property
+    def requests(self) -> int:
+        """Requests answered so far."""
+        return int(lib.ic_fuse_requests(self._server))
+
+    def mount(self, source: Source, *, name: str, owner: tuple[int, int], direct: bool) -> Mount:
+        """A new superblock, detached. `name` is what mountinfo shows as its source; `owner` has host ids."""
+        with Fd(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)) as device:
+            options = [
+                ("source", name), ("subtype", "interceptor"), ("fd", str(device.fileno())), ("rootmode", "40000"),
+                ("user_id", "0"), ("group_id", "0"), ("allow_other", None), ("default_permissions", None),
+            ]  # fmt: skip
+            attributes = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
+            tree = mounts.fresh("fuse", options, attributes=attributes | (0 if direct else mounts.MOUNT_ATTR_RDONLY))
+            number = _register(source)
+            _check(lib.ic_fuse_add(self._server, number, device.fileno(), direct, *owner), f"serving {name}")
+            device.take()
+        self._names.add(number)
+        return Mount(self, number, tree)
+
+    def close(self) -> None:
+        """Ends every mount. Idempotent."""
+        lib.ic_fuse_stop(self._server)
+        self._thread.join()
+        for number in tuple(self._names):
+            self.remove(number)
+
+    def remove(self, number: int) -> None:
+        """Ends one mount; idempotent."""
+        lib.ic_fuse_remove(self._server, number)
+        _sources.pop(number, None)
+        self._names.discard(number)
+
+    def add(self, number: int, files: Iterable[tuple[int, str, int]]) -> None:
+        for node, name, mode in files:
+            _check(lib.ic_fuse_file(self._server, number, node, name.encode(), mode), f"file {name}")
+
+
+class Mount:
+    """One superblock. `tree` is its detached mount, until somebody attaches it."""
+
+    def __init__(self, server: Server, number: int, tree: Fd) -> None:
+        self._server = server
+        self._number = number
+        self.tree = tree
+
+    def add(self, files: Iterable[tuple[int, str, int]]) -> None:
+        """Files as (inode number, name, permission bits); those that exist stay."""
+        self._server.add(self._number, files)
+
+    def close(self) -> None:
+        """Ends the connection: what is still mounted somewhere answers ENOTCONN. Idempotent."""
+        self.tree.close()
+        self._server.remove(self._number)
+
+
+_sources: dict[int, Source] = {}
+_last = 0
+_pending: dict[int, bytes] = {}
+"""What did not fit into the buffer and is asked for again at once (fuse.h)."""
+_lock = threading.Lock()
+
+
+def _register(source: Source) -> int:
+    global _last  # noqa: PLW0603 - C knows a mount by a number; an address could come again
+    with _lock:
+        _last += 1
+        _sources[_last] = source
+        return _last
+
+
+@ffi.def_extern(error=-errno.EIO)  # type: ignore[untyped-decorator]
+def ic_python_content(mount: int, node: int, buffer: Any, size: int) -> int:
+    try:
+        data = _pending.pop(mount, None) or _sources[mount].content(node)
+    except KeyError:
+        return -errno.ENOENT
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+    if len(data) > size:
+        _pending[mount] = data
+    else:
+        ffi.memmove(buffer, data, len(data))
+    return len(data)
+
+
+@ffi.def_extern(error=-errno.EIO)  # type: ignore[untyped-decorator]
+def ic_python_written(mount: int, node: int, data: Any, size: int, tid: int, uid: int) -> int:
+    try:
+        _sources[mount].written(node, bytes(ffi.buffer(data, size)), tid=tid, uid=uid)
+    except KeyError:
+        return -errno.ENOENT
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+    return 0
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")

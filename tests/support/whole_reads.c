@@ -1,0 +1,111 @@
+/* Reads one file again and again in several processes, and counts what is no whole snapshot.
+ *
+ * whole_reads FILE PROCESSES READS BUFFER. A snapshot is lines that all begin with the same number: the first "N first COUNT TIME", then
+ * COUNT lines "N row", then "N last"; blanks may stand before a newline. Prints "reads torn oldest_us": TIME is CLOCK_MONOTONIC
+ * in nanoseconds of when the snapshot was made, and its age is taken before the file is opened.
+ */
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static char text[1 << 20];
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static size_t read_whole(const char *path, size_t buffer)
+{
+	int fd = open(path, O_RDONLY);
+	size_t size = 0;
+	ssize_t n;
+
+	if (fd < 0)
+		return 0;
+	while (size + buffer < sizeof text && (n = read(fd, text + size, buffer)) > 0)
+		size += (size_t)n;
+	close(fd);
+	text[size] = 0;
+	return size;
+}
+
+static int is_whole(size_t size, uint64_t *made)
+{
+	unsigned long long number, count, n, time, row = 0;
+	char *line = text, *end;
+	int used;
+
+	if (!size || strlen(text) != size || text[size - 1] != '\n')
+		return 0;
+	if (sscanf(line, "%llu first %llu %llu", &number, &count, &time) != 3)
+		return 0;
+	*made = time;
+	for (line = strchr(line, '\n') + 1; row < count; row++, line = end + 1) {
+		end = strchr(line, '\n');
+		used = 0;
+		if (!end || sscanf(line, "%llu row%n", &n, &used) != 1 || !used || n != number)
+			return 0;
+	}
+	used = 0;
+	if (sscanf(line, "%llu last%n", &n, &used) != 1 || !used || n != number)
+		return 0;
+	line += used;
+	line += strspn(line, " ");
+	return !strcmp(line, "\n");
+}
+
+struct result {
+	uint64_t reads, torn, oldest;
+};
+
+static struct result run(const char *path, uint64_t reads, size_t buffer)
+{
+	struct result result = {0};
+
+	for (; result.reads < reads; result.reads++) {
+		uint64_t start = now(), made = start;
+
+		if (!is_whole(read_whole(path, buffer), &made)) {
+			if (!result.torn++ && getenv("SHOW_TORN"))
+				fprintf(stderr, "<<<%s>>>\n", text);
+			continue;
+		}
+		if (start > made && start - made > result.oldest)
+			result.oldest = start - made;
+	}
+	return result;
+}
+
+int main(int argc, char **argv)
+{
+	struct result sum = {0}, one;
+	int i, link[2], processes;
+
+	if (argc != 5 || pipe(link))
+		return 2;
+	processes = atoi(argv[2]);
+	for (i = 0; i < processes; i++)
+		if (!fork()) {
+			one = run(argv[1], strtoull(argv[3], 0, 10), strtoull(argv[4], 0, 10));
+			_exit(write(link[1], &one, sizeof one) != sizeof one);
+		}
+	for (i = 0; i < processes && read(link[0], &one, sizeof one) == sizeof one; i++) {
+		sum.reads += one.reads;
+		sum.torn += one.torn;
+		sum.oldest = one.oldest > sum.oldest ? one.oldest : sum.oldest;
+	}
+	while (wait(0) > 0)
+		;
+	printf("%llu %llu %llu\n", (unsigned long long)sum.reads, (unsigned long long)sum.torn,
+	       (unsigned long long)sum.oldest / 1000);
+	return 0;
+}
