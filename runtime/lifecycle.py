@@ -33,6 +33,7 @@ from runtime import record as records
 from runtime.dockercp import Watchers
 from runtime.idrange import Ranges
 from runtime.preparation import Host, prepare
+from runtime.procfs.service import Procfs
 from runtime.requests import Creation
 from runtime.underneath import Runtimes
 
@@ -67,6 +68,7 @@ class Lifecycle:
         self._runtimes = Runtimes()
         self._lock = threading.Lock()
         self._copies = Watchers(lambda record: f"{places.container(record.id)}/rootfs")
+        self._procfs = Procfs()
         self._pending: dict[str, Pending] = {}
         self._creating: set[str] = set()
 
@@ -125,6 +127,7 @@ class Lifecycle:
         """Undoes a creation that was not completed; idempotent."""
         pending = self._pending.pop(container_id, None)
         if pending is not None:
+            self._procfs.forget(container_id)
             with pending.namespace:
                 pending.undo.close()
 
@@ -167,6 +170,7 @@ class Lifecycle:
                 records.write(f"{base}/{records.CGROUP}", given[0] + "\n")
             record.save(base)
             nodes.give(pid, base, record.ids)
+            self._procfs.give(record, pid, base)
         _note_init(pending.container, pid)
         self._copies.add(record)
 
@@ -201,6 +205,7 @@ class Lifecycle:
         container_id = requests.identifier(request.body)
         base = self._host.places.container(container_id)
         self._core.unregister(container_id)
+        self._procfs.forget(container_id)
         if os.path.exists(f"{base}/{records.RECORD}"):
             record = records.load(base)
             self._copies.discard(record)

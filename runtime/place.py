@@ -49,7 +49,7 @@ def remove(base: str) -> None:
     """Removes the directory. Only files, and directories that are empty: what is still mounted somewhere stays
     whole.
     """
-    for directory in (f"{base}/mounts", f"{base}/layers", base):
+    for directory in (f"{base}/mounts", f"{base}/layers", f"{base}/leaves", base):
         with suppress(FileNotFoundError):
             for entry in list(os.scandir(directory)):
                 _remove_entry(entry)

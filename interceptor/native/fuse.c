@@ -191,13 +191,13 @@ static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t 
 {
 	struct node *node = mount->nodes[id];
 	uint64_t time = now(CLOCK_MONOTONIC);
-	int quiet = time - node->asked > QUIET_NS;
+	int quiet = mount->direct || time - node->asked > QUIET_NS;
 	int64_t size;
 	uint32_t length;
 	char *text;
 
 	node->asked = time;
-	if (node->next || (node->text && time - node->taken < server->valid))
+	if (node->next || (node->text && !mount->direct && time - node->taken < server->valid))
 		return 0;
 	size = ask(server, mount, id);
 	if (size < 0)
@@ -227,7 +227,7 @@ static void attributes(const struct mount *mount, uint32_t id, struct fuse_attr 
 	attr->blksize = BLOCK;
 	attr->nlink = node ? 1 : 2;
 	attr->mode = node ? S_IFREG | node->mode : S_IFDIR | 0555;
-	if (!node || mount->direct)
+	if (!node)
 		return;
 	attr->size = node->size;
 	attr->mtime = attr->ctime = attr->atime = node->changed / SECOND;
@@ -239,8 +239,10 @@ static uint64_t validity(const struct ic_fuse_server *server, const struct mount
 {
 	uint64_t age;
 
-	if (!node || mount->direct)
+	if (!node)
 		return NAMES_VALID_S * SECOND;
+	if (mount->direct)
+		return 0;
 	age = now(CLOCK_MONOTONIC) - node->taken;
 	return !node->next && age < server->valid ? server->valid - age : 0;
 }
@@ -256,7 +258,7 @@ static void getattr(struct ic_fuse_server *server, struct mount *mount, const st
 		refuse(mount, in, ENOENT);
 		return;
 	}
-	error = node && !mount->direct ? refresh(server, mount, (uint32_t)in->nodeid) : 0;
+	error = node ? refresh(server, mount, (uint32_t)in->nodeid) : 0;
 	if (error) {
 		refuse(mount, in, error);
 		return;
@@ -287,7 +289,6 @@ static void lookup(const struct mount *mount, const struct fuse_in_header *in, c
 	}
 	out.nodeid = id;
 	out.entry_valid = NAMES_VALID_S;
-	out.attr_valid = mount->direct ? NAMES_VALID_S : 0;
 	attributes(mount, id, &out.attr);
 	answer(mount, in->unique, 0, &out, sizeof out);
 }
@@ -328,59 +329,36 @@ static int wait_for_drain(struct mount *mount, const struct fuse_in_header *in, 
 	return 1;
 }
 
-/* The first page that is asked for belongs to a snapshot that the attributes have announced already. */
-static void read_cached(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
-			const struct fuse_read_in *read)
+/* What is asked for belongs to a snapshot that the attributes have announced already. */
+static void read_file(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
+		      const struct fuse_read_in *read)
 {
-	struct node *node = mount->nodes[in->nodeid];
-	int error = node->text ? 0 : refresh(server, mount, (uint32_t)in->nodeid);
+	struct node *node = find(mount, in->nodeid);
+	int error;
 
+	if (!node) {
+		refuse(mount, in, in->nodeid == FUSE_ROOT_ID ? EISDIR : ENOENT);
+		return;
+	}
+	error = node->text ? 0 : refresh(server, mount, (uint32_t)in->nodeid);
 	if (error)
 		refuse(mount, in, error);
 	else if (!node->next || !wait_for_drain(mount, in, read))
 		send_part(mount, node, in->unique, read->offset, read->size);
 }
 
-/* What is read from the start is computed; what is read on is of the same. */
-static void read_direct(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
-			const struct fuse_read_in *read)
-{
-	struct node *node = mount->nodes[in->nodeid];
-	int64_t size = !read->offset || !node->text ? ask(server, mount, (uint32_t)in->nodeid) : -EAGAIN;
-
-	if (size >= 0) {
-		char *text = fill(server->scratch, (uint32_t)size, (uint32_t)size);
-
-		if (text)
-			show(node, text, (uint32_t)size);
-	}
-	if (node->text)
-		send_part(mount, node, in->unique, read->offset, read->size);
-	else
-		refuse(mount, in, size < 0 ? (int)-size : ENOMEM);
-}
-
-static void read_file(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
-		      const struct fuse_read_in *read)
-{
-	if (!find(mount, in->nodeid))
-		refuse(mount, in, in->nodeid == FUSE_ROOT_ID ? EISDIR : ENOENT);
-	else if (mount->direct)
-		read_direct(server, mount, in, read);
-	else
-		read_cached(server, mount, in, read);
-}
-
 /* A write elsewhere than at the start changes nothing and succeeds, as sysctl_writes_strict has it for numbers
- * (proc_first_pos_non_zero_ignore() in kernel/sysctl.c). */
+ * (proc_first_pos_non_zero_ignore() in kernel/sysctl.c); what is appended to a file of procfs is written at its start, for
+ * its size is 0 there. */
 static void write_file(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
 		       const struct fuse_write_in *write, size_t size)
 {
 	const char *data = (const char *)(write + 1);
 	struct fuse_write_out out = {.size = write->size};
-	int32_t error;
+	struct node *node = find(mount, in->nodeid);
+	int32_t error = 0;
 
-	if (!find(mount, in->nodeid) || !mount->direct || write->size > size) {
+	if (!node || !mount->direct || write->size > size) {
 		refuse(mount, in, EBADF);
 		return;
 	}
@@ -388,8 +366,9 @@ static void write_file(struct ic_fuse_server *server, struct mount *mount, const
 		refuse(mount, in, EINVAL);
 		return;
 	}
-	error = write->offset ? 0
-			      : server->ask.written(mount->name, (uint32_t)in->nodeid, data, write->size, in->pid, in->uid);
+	if (!write->offset || write->flags & O_APPEND)
+		error = server->ask.written(mount->name, (uint32_t)in->nodeid, data, write->size, in->pid, in->uid);
+	touch(node); /* the kernel has what was written in the page cache: not what it became */
 	if (error)
 		refuse(mount, in, -error);
 	else
@@ -408,7 +387,7 @@ static void setattr(struct ic_fuse_server *server, struct mount *mount, const st
 
 static void open_file(const struct mount *mount, const struct fuse_in_header *in)
 {
-	struct fuse_open_out out = {.open_flags = FOPEN_DIRECT_IO | FOPEN_NOFLUSH};
+	struct fuse_open_out out = {.open_flags = FOPEN_NOFLUSH}; /* no FOPEN_KEEP_CACHE: each open(2) begins without pages */
 
 	if (!mount->direct)
 		refuse(mount, in, ENOSYS); /* from now on open(2) does not ask */
@@ -423,7 +402,7 @@ static void open_file(const struct mount *mount, const struct fuse_in_header *in
 static void init(const struct mount *mount, const struct fuse_in_header *in, const struct fuse_init_in *init)
 {
 	uint32_t wanted = FUSE_ASYNC_READ | FUSE_PARALLEL_DIROPS | FUSE_NO_OPENDIR_SUPPORT | FUSE_BIG_WRITES |
-			  (mount->direct ? 0 : FUSE_AUTO_INVAL_DATA | FUSE_NO_OPEN_SUPPORT);
+			  FUSE_AUTO_INVAL_DATA | (mount->direct ? 0 : FUSE_NO_OPEN_SUPPORT);
 	struct fuse_init_out out = {
 		.major = FUSE_KERNEL_VERSION,
 		.minor = FUSE_KERNEL_MINOR_VERSION,

@@ -5,7 +5,8 @@
  * cached    read-only. OPEN is answered ENOSYS, so that open(2) and close(2) never leave the kernel, and reads come from the
  *           page cache. Attributes are valid for a few milliseconds; the first to ask afterwards (read(2) does, with
  *           FUSE_AUTO_INVAL_DATA) has a new snapshot made, and a new modification time drops the old one's pages.
- * direct    each read and write comes here (FOPEN_DIRECT_IO): remembered values, which are written.
+ * direct    open(2), write(2) and the first read(2) after open(2) come here: remembered values, which are written. (Not
+ *           FOPEN_DIRECT_IO: sendfile(2) would find an empty file, and busybox's cat uses it.)
  *
  * No reader is to see a mixture. A snapshot is whole, and its size stays what it was for as long as somebody keeps reading:
  * a text that got shorter, or longer by less than there is room, ends in blanks before its last newline. Otherwise a reader

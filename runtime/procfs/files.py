@@ -1,0 +1,137 @@
+"""The files of one FUSE mount: which leaf of whose view an inode is, and what was written to it.
+
+Source: fuse.h for when these are called.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from interceptor.native.fuse import FIRST_NODE
+from runtime import record as records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from runtime.procfs.leaf import Leaf, View
+
+log = structlog.get_logger(__name__)
+
+
+def name(number: int, leaf: Leaf) -> str:
+    """What a leaf is called in its directory; `number` tells views apart, 0 is the container's own."""
+    flat = leaf.path.strip("/").replace("/", ".")
+    return f"{number}.{flat}" if number else flat
+
+
+class Computed:
+    """native.fuse.Source: what leaves show of views."""
+
+    def __init__(self) -> None:
+        self._nodes: list[tuple[Leaf, View]] = []
+        self._failed: set[str] = set()
+
+    def add(self, number: int, view: View, leaves: Iterable[Leaf]) -> list[tuple[int, str, int]]:
+        """Gives inodes to the leaves of a view; answers them as native.fuse.Mount.add() wants them."""
+        rows = []
+        for leaf in leaves:
+            rows.append((FIRST_NODE + len(self._nodes), name(number, leaf), leaf.mode))
+            self._nodes.append((leaf, view))
+        return rows
+
+    def content(self, node: int) -> bytes:
+        leaf, view = self._nodes[node - FIRST_NODE]
+        try:
+            return leaf.read(view)
+        except (OSError, ValueError) as error:
+            if leaf.path not in self._failed:
+                self._failed.add(leaf.path)
+                log.warning("a leaf cannot be computed; it keeps its last content", leaf=leaf.path, error=str(error))
+            raise error if isinstance(error, OSError) else OSError(str(error)) from error
+
+    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> None:
+        raise OSError(errno.EROFS, f"thread {tid} of uid {uid} wrote {len(data)} bytes to read-only inode {node}")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A remembered value, and who left it there when."""
+
+    text: str
+    time_ns: int
+    """CLOCK_REALTIME."""
+    tid: int
+    """The writer's thread, by the host's number."""
+    uid: int
+    """Its file-system user id, the host's number."""
+    comm: str
+
+
+class Remembered:
+    """native.fuse.Source: leaves that are written. What was written last is kept in `path`, for the next supervisor."""
+
+    def __init__(self, path: str, view: View) -> None:
+        self._path = path
+        self._view = view
+        self._nodes: list[Leaf] = []
+        self._lock = threading.Lock()
+        self._written: dict[str, Written] = _load(path)
+
+    def add(self, leaves: Iterable[Leaf]) -> list[tuple[int, str, int]]:
+        rows = []
+        for leaf in leaves:
+            rows.append((FIRST_NODE + len(self._nodes), name(0, leaf), leaf.mode))
+            self._nodes.append(leaf)
+        return rows
+
+    def value(self, leaf: Leaf) -> bytes:
+        found = self._written.get(leaf.path)
+        return found.text.encode("utf-8", "surrogateescape") if found else leaf.read(self._view)
+
+    def who(self, leaf: Leaf) -> Written | None:
+        return self._written.get(leaf.path)
+
+    def content(self, node: int) -> bytes:
+        return self.value(self._nodes[node - FIRST_NODE])
+
+    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> None:
+        leaf = self._nodes[node - FIRST_NODE]
+        if leaf.write is None:
+            raise PermissionError(f"{leaf.path} is read-only")
+        text = leaf.write(self._view, self.value(leaf), data).decode("utf-8", "surrogateescape")
+        with self._lock:
+            self._written[leaf.path] = Written(text, time.time_ns(), tid, uid, _comm(tid))
+            rows = {path: asdict(written) for path, written in self._written.items()}
+            records.write(self._path, json.dumps(rows, separators=(",", ":")))
+
+
+def _load(path: str) -> dict[str, Written]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return {leaf: Written(**row) for leaf, row in json.load(file).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("remembered values cannot be read; the container begins without", path=path, error=str(error))
+        return {}
+
+
+def _comm(tid: int) -> str:
+    try:
+        with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return "?"
+
+
+def exists(leaf: Leaf) -> bool:
+    """Whether this kernel has what the leaf would cover."""
+    return os.path.exists(leaf.path)

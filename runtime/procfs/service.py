@@ -1,0 +1,134 @@
+"""The leaves of all containers: one FUSE server, and for each container a directory from which its mounts are cloned.
+
+$run/containers/ID/leaves has three mounts: `read` (computed, from the page cache), `write` (remembered values; a FUSE mount
+of its own, because no-open holds for a whole connection) and `file` (a tmpfs, for what never changes). They are mounted in
+the engine's mount namespace and go with everything else that the container has there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from interceptor.native import fuse, mounts
+from interceptor.native.fd import Fd
+from runtime.procfs import attach, files, views
+from runtime.procfs.leaf import Leaf, Rung
+from runtime.procfs.table import leaves as all_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runtime.procfs.leaf import View
+    from runtime.record import Record
+
+log = structlog.get_logger(__name__)
+
+DIRECTORY = "leaves"
+WRITTEN = "written.json"
+
+
+@dataclass(slots=True)
+class Served:
+    """What one container has."""
+
+    view: View
+    computed: files.Computed
+    remembered: files.Remembered
+    directory: Fd
+    """O_PATH of $run/containers/ID/leaves, in the engine's mount namespace."""
+    namespace: Fd
+    """That mount namespace."""
+    root: Fd
+    """Its root directory: where the cgroups' paths begin."""
+    mounts: ExitStack
+    leaves: Sequence[Leaf]
+    attached: Sequence[str] = ()
+    inner: dict[tuple[str, ...], int] = field(default_factory=dict)
+
+
+class Procfs:
+    """Gives containers their leaves. Methods may be called on any thread."""
+
+    def __init__(self, table: Sequence[Leaf] | None = None) -> None:
+        self._table = [leaf for leaf in (all_leaves() if table is None else table) if files.exists(leaf)]
+        self._lock = threading.Lock()
+        self._server: fuse.Server | None = None
+        self._served: dict[str, Served] = {}
+
+    def give(self, record: Record, pid: int, base: str) -> None:
+        """Makes the container's leaves and attaches them to its proc and sysfs; its init `pid` has not run anything yet.
+
+        Runs in the mount namespace where `base` is. A host without FUSE gives none, and says so in the log.
+        """
+        with ExitStack() as undo:
+            try:
+                served = self._serve(record, pid, base, undo)
+            except OSError as error:
+                log.warning("no leaves: /proc shows the host", container=record.id, error=str(error))
+                return
+            names = {leaf.path: _place(leaf, 0) for leaf in served.leaves}
+            served.attached = attach.attach(pid, f"{base}/{DIRECTORY}", names)
+            with self._lock:
+                self._served[record.id] = served
+            undo.pop_all()
+
+    def forget(self, container_id: str) -> None:
+        """The container is gone; its mounts answer ENOTCONN from now on, wherever somebody kept one. Idempotent."""
+        with self._lock:
+            served = self._served.pop(container_id, None)
+        if served is not None:
+            served.mounts.close()
+
+    def _running(self) -> fuse.Server:
+        with self._lock:
+            if self._server is None:
+                self._server = fuse.Server()
+            return self._server
+
+    def _serve(self, record: Record, pid: int, base: str, undo: ExitStack) -> Served:
+        stack = undo.enter_context(ExitStack())
+        namespace = stack.enter_context(Fd(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)))
+        root = stack.enter_context(Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
+        view = views.view(
+            Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape"),
+            Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape"),
+            f"/proc/self/fd/{root.fileno()}",
+            init_pid=pid,
+        )
+        computed, remembered = files.Computed(), files.Remembered(f"{base}/{WRITTEN}", view)
+        top = f"{base}/{DIRECTORY}"
+        _make_directories(top)
+        owner = (record.ids.first, record.ids.first)
+        for kind, source in (("read", computed), ("write", remembered)):
+            mount = self._running().mount(source, name="interceptor", owner=owner, direct=kind == "write")
+            stack.callback(mount.close)
+            mounts.move_mount(mount.tree.fileno(), f"{top}/{kind}")
+            undo.callback(mounts.unmount, f"{top}/{kind}")
+            own = [leaf for leaf in self._table if _kind(leaf) == kind]
+            mount.add(computed.add(0, view, own) if kind == "read" else remembered.add(own))
+        directory = stack.enter_context(Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
+        return Served(view, computed, remembered, directory, namespace, root, stack.pop_all(), self._table)
+
+
+def _make_directories(top: str) -> None:
+    for path in (top, *(f"{top}/{kind}" for kind in ("read", "write", "file"))):
+        os.mkdir(path, 0o711)
+
+
+def _kind(leaf: Leaf) -> str:
+    if leaf.rung is Rung.FILE:
+        return "file"
+    return "read" if leaf.write is None else "write"
+
+
+def _place(leaf: Leaf, number: int) -> str:
+    """Where a leaf's file is below the container's directory."""
+    kind = _kind(leaf)
+    return f"{kind}/{files.name(number if kind == 'read' else 0, leaf)}"
