@@ -159,13 +159,13 @@ def _memory_v2(place: Cgroup) -> Memory:
     limit = headroom = swap_limit = swap_usage = None
     for directory in place.directories:
         if level is None and (used := _number(f"{directory}/memory.current")) is not None:
-            level, usage, stat = directory, used, _table(f"{directory}/memory.stat")
+            level, usage, stat = directory, used, _stat(directory)
             swap_usage = _number(f"{directory}/memory.swap.current")
         most = _limit(f"{directory}/memory.max")
         if most is not None:
             own = directory == level
             used = usage if own else _number(f"{directory}/memory.current") or 0
-            table = stat if own else _table(f"{directory}/memory.stat")
+            table = stat if own else _stat(directory)
             limit, headroom = _least(limit, most), _least(headroom, _left(most, used, table))
         swap_limit = _least(swap_limit, _limit(f"{directory}/memory.swap.max"))
     return Memory(limit, usage, swap_limit, swap_usage or 0, swap_usage is not None, headroom, stat)
@@ -190,24 +190,49 @@ def _memory_v1(place: Cgroup) -> Memory:
 
 
 _V1_STAT: Final = {
-    "hierarchical_memory_limit": "limit", "hierarchical_memsw_limit": "limit_with_swap",
-    "total_rss": "anon", "total_cache": "file", "total_shmem": "shmem", "total_mapped_file": "file_mapped",
-    "total_dirty": "file_dirty", "total_writeback": "file_writeback", "total_swap": "swap",
-    "total_swapcached": "swapcached", "total_rss_huge": "anon_thp", "total_pgfault": "pgfault",
-    "total_pgmajfault": "pgmajfault", "total_inactive_anon": "inactive_anon", "total_active_anon": "active_anon",
-    "total_inactive_file": "inactive_file", "total_active_file": "active_file", "total_unevictable": "unevictable",
-    "total_workingset_refault_anon": "workingset_refault_anon",
-    "total_workingset_refault_file": "workingset_refault_file",
+    b"hierarchical_memory_limit": "limit", b"hierarchical_memsw_limit": "limit_with_swap",
+    b"total_rss": "anon", b"total_cache": "file", b"total_shmem": "shmem", b"total_mapped_file": "file_mapped",
+    b"total_dirty": "file_dirty", b"total_writeback": "file_writeback", b"total_swap": "swap",
+    b"total_swapcached": "swapcached", b"total_rss_huge": "anon_thp", b"total_inactive_anon": "inactive_anon",
+    b"total_active_anon": "active_anon", b"total_inactive_file": "inactive_file",
+    b"total_active_file": "active_file", b"total_unevictable": "unevictable",
 }  # fmt: skip
 """v1's names for a cgroup with all below (memcg1_stat_format()), as v2 calls them."""
+_V2_STAT: Final = {
+    name.encode("ascii"): name
+    for name in (
+        "anon", "file", "shmem", "file_mapped", "file_dirty", "file_writeback", "swapcached", "anon_thp", "file_thp",
+        "shmem_thp", "inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable", "kernel_stack",
+        "pagetables", "sec_pagetables", "percpu", "vmalloc", "zswap", "zswapped", "slab_reclaimable",
+        "slab_unreclaimable",
+    )
+}  # fmt: skip
+
+
+def _stat(directory: str) -> dict[str, int]:
+    return _pick(read(f"{directory}/memory.stat"), _V2_STAT)
 
 
 def _stat_v1(directory: str) -> dict[str, int]:
-    found = _table(f"{directory}/memory.stat")
-    stat = {ours: found[theirs] for theirs, ours in _V1_STAT.items() if theirs in found}
+    stat = _pick(read(f"{directory}/memory.stat"), _V1_STAT)
     if (kernel := _number(f"{directory}/memory.kmem.usage_in_bytes")) is not None:
         stat["kernel"] = kernel
     return stat
+
+
+def memory_events(cgroups: Cgroups) -> dict[str, int]:
+    """What memory.stat counts and not measures, by v2's names, which are those of /proc/vmstat."""
+    place = cgroups.memory
+    if place is None:
+        return {}
+    found = _first_table(place, "memory.stat")
+    if not place.unified:
+        found = {name.removeprefix("total_"): value for name, value in found.items() if name.startswith("total_")}
+        found = {
+            name: value for name, value in found.items() if name not in ("pgpgin", "pgpgout")
+        }  # pages charged, not kilobytes read
+    kills = _first_table(place, "memory.events" if place.unified else "memory.oom_control")
+    return {**found, "oom_kill": kills.get("oom_kill", 0)}
 
 
 def _left(limit: int, usage: int, stat: Mapping[str, int]) -> int:
@@ -364,14 +389,6 @@ def tasks(cgroups: Cgroups) -> int | None:
     return None
 
 
-def oom_kills(cgroups: Cgroups) -> int:
-    """How many processes were killed for want of memory."""
-    place = cgroups.memory
-    if place is None:
-        return 0
-    return _first_table(place, "memory.events" if place.unified else "memory.oom_control").get("oom_kill", 0)
-
-
 def pressure_directory(cgroups: Cgroups) -> str | None:
     """The v2 cgroup of the container's own that has cpu.pressure and its like; None where there is none."""
     place = cgroups.unified
@@ -478,6 +495,20 @@ def _pairs(text: bytes) -> dict[str, int]:
         return dict(zip(words[::2], map(int, words[1::2]), strict=False))
     except ValueError:
         return {name: int(value) for name, value in zip(words[::2], words[1::2], strict=False) if value.isdigit()}
+
+
+def _pick(text: bytes, wanted: Mapping[bytes, str]) -> dict[str, int]:
+    """Some lines of a flat keyed file. Their order is the kernel's and never changes, so it is found out once."""
+    words = text.split()
+    places = _places.get((len(words), id(wanted)))
+    if places is None:
+        places = [(at, name, wanted[name]) for at, name in enumerate(words) if name in wanted]
+        if words:
+            _places[len(words), id(wanted)] = places
+    return {ours: int(words[at + 1]) for at, name, ours in places if words[at] == name}
+
+
+_places: Final[dict[tuple[int, int], list[tuple[int, bytes, str]]]] = {}
 
 
 def _int(word: bytes) -> int | None:

@@ -246,7 +246,8 @@ def test_io_of_v1(v1: Tree) -> None:
 def test_tasks_kills_and_pressure(v1: Tree, v2: Tree) -> None:
     assert resources.tasks(v2.cgroups(SCOPE)) == 17
     assert resources.tasks(v1.cgroups("/docker/box")) is None, "that host does not count them"
-    assert resources.oom_kills(v2.cgroups(SCOPE)) == 1
+    assert resources.memory_events(v2.cgroups(SCOPE))["oom_kill"] == 1
+    assert resources.memory_events(v1.cgroups("/docker/box"))["pgfault"] == 81
     assert resources.pressure_directory(v2.cgroups(SCOPE)) == f"{v2.directory}{SCOPE}"
     assert resources.pressure_directory(v2.cgroups(f"{SCOPE}/docker/inner")) is None
     assert resources.pressure_directory(v1.cgroups("/docker/box")) is None
