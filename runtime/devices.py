@@ -64,11 +64,7 @@ def openable(rules: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def lend(rules: Sequence[Mapping[str, Any]], lent: Iterable[Device]) -> list[Mapping[str, Any]]:
-    """linux.resources.devices with what policy lets the container make nodes of, so that they can be opened. Without
-    rules there is no device cgroup to be opened.
-    """
-    if not rules:
-        return []
+    """linux.resources.devices with what policy lets the container make nodes of, so that they can be opened."""
     further = (
         {"allow": True, "type": device.kind, "major": device.major, "access": "rwm"}
         | ({} if device.minor is None else {"minor": device.minor})

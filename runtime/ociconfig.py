@@ -144,8 +144,7 @@ def _linux(linux: Config, facts: Facts) -> None:
         linux["devices"] = [entry for number, entry in enumerate(linux["devices"]) if number not in facts.devices]
     if linux.get("sysctl"):
         linux["sysctl"] = _sysctls(linux["sysctl"], facts)
-    if linux.get("resources"):
-        linux["resources"] = _resources(linux["resources"], facts)
+    linux["resources"] = _resources(linux.get("resources") or {}, facts)
 
 
 def _namespaces(entries: Iterable[Mapping[str, Any]], facts: Facts) -> list[Config]:
@@ -169,15 +168,19 @@ def _sysctls(values: Mapping[str, str], facts: Facts) -> dict[str, str]:
     return corrected
 
 
+_NO_DEVICE = {"allow": False, "access": "rwm"}
+
+
 def _resources(resources: Mapping[str, Any], facts: Facts) -> Config:
     """Without a blockIO that says nothing: engines always write one, and runtimes fail where the controller is
-    missing.
+    missing. With every device forbidden before the engine's rules: who writes none would otherwise leave the container
+    with all (runtime-spec, config-linux.md, "Allowed Device list"), and an image may bring nodes of disks along.
     """
-    found = dict(resources)
+    rules = resources.get("devices") or []
+    found = {**resources, "devices": rules if rules[:1] == [_NO_DEVICE] else [_NO_DEVICE, *rules]}
     if "blockIO" in found and not any((found["blockIO"] or {}).values()):
         del found["blockIO"]
-    if found.get("devices"):
-        found["devices"] = lend(found["devices"], facts.lent)
+    found["devices"] = lend(found["devices"], facts.lent)
     return found
 
 
