@@ -73,14 +73,15 @@ def attach(
     directory: str,
     clones: Clones,
     bundle: str,
-    lock_in: RootFilesystem | None = None,
+    lock_in: RootFilesystem,
 ) -> Attached:
-    """Attaches a clone of every bind source at `directory`/N.
+    """Attaches a clone of every bind source, in the root filesystem itself where nothing will cover it.
 
-    With `lock_in`, those with attributes that must hold, or with submounts, are attached in the root filesystem
-    itself: crun opens sources before it makes the container's mount namespace, so what it binds was never copied,
-    and never locked; and it leaves submounts out. A mount that asks for an id map of its own is left to the runtime
-    underneath.
+    There it is copied with the tree for the container's less privileged user namespace, and so locked: neither its
+    attributes nor the mount itself can be taken away inside. What a runtime binds inside may be unmounted by who wins a
+    race against our look at umount2(2)'s string; and crun opens sources before it makes the container's mount namespace,
+    so that not even attributes are locked, and leaves submounts out. What lies below another mount is attached at
+    `directory`/N, for the runtime to bind. A mount that asks for an id map of its own is left to the runtime altogether.
     """
     sources: dict[int, str] = {}
     inside: set[int] = set()
@@ -93,15 +94,13 @@ def attach(
             raise ConfigError(f"{what}: {source} does not exist; create it, or correct the mount")
         options = entry.get("options") or []
         keep_peers, wanted = bool(_KEEP_PEERS & set(options)), attributes(options)
-        recursive = "rbind" in options
-        must_hold = wanted or (recursive and clones.has_submounts(source))
-        if lock_in and must_hold and not keep_peers and not _covered(entries, number, lock_in.hidden):
+        if not keep_peers and not _covered(entries, number, lock_in.hidden):
             at = mountpoints.make(lock_in.path, entry["destination"], source, lock_in.ids)
             inside.add(number)
         else:
             at = sources[number] = f"{directory}/{number}"
             mount_point(source, at)
-        clones.bind(source, at, what, recursive=recursive, attributes=wanted, keep_peers=keep_peers)
+        clones.bind(source, at, what, recursive="rbind" in options, attributes=wanted, keep_peers=keep_peers)
     return Attached(sources, frozenset(inside))
 
 

@@ -73,9 +73,6 @@ class Clones:
         for mount in inner:
             self._attach(mount.point, at + mount.point[len(os.path.realpath(source)) :], what, 0, keep_peers)
 
-    def has_submounts(self, path: str) -> bool:
-        return any(below(self._table, os.path.realpath(path)))
-
     def fstype(self, path: str) -> str:
         """The filesystem type of the mount that `path` lies on; "" for one that mountinfo does not show."""
         found = self._by_id.get(mounts.mount_root(path).mount_id)

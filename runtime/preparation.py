@@ -195,9 +195,7 @@ class _Preparation:
         self.undo.callback(place.unmount, base)
         return place.make(self.host.places, self.record.id)
 
-    def _lock_in(self, base: str, *, systemd: bool) -> binds.RootFilesystem | None:
-        if not self.runtime.unlocked_binds:
-            return None
+    def _lock_in(self, base: str, *, systemd: bool) -> binds.RootFilesystem:
         hidden = ociconfig.SYSTEMD_DIRECTORIES if systemd else ()
         return binds.RootFilesystem(f"{base}/rootfs", self.record.ids, hidden)
 

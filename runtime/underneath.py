@@ -37,8 +37,6 @@ class Underneath:
     """It can set SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV on a container's filter."""
     chown_stdio: bool
     """It gives its standard streams to the container's root (crun does, to the host's own /dev/null too)."""
-    unlocked_binds: bool
-    """It opens bind sources outside the container's mount namespace, so that their attributes are not locked inside."""
 
 
 class Runtimes:
@@ -94,7 +92,6 @@ def _ask(path: str) -> Underneath:
         version,
         _wait_killable(path, kind, version),
         chown_stdio=kind == "crun",
-        unlocked_binds=kind != "runc",
     )
 
 
