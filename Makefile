@@ -13,7 +13,7 @@ SOURCES := pyproject.toml meson.build $(shell find interceptor runtime policies 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LIBRARY := $(PREFIX)/lib/interceptor
 
-.PHONY: build demo test lint bench docs install uninstall clean
+.PHONY: build demo test lint bench attack docs install uninstall clean
 .NOTPARALLEL:
 
 build: $(STAMPS)/install
@@ -34,6 +34,11 @@ lint: build
 # Every number in the documents comes out of here; BENCH=--quick only tells whether it runs.
 bench: build $(STAMPS)/images.apt
 	@for b in bench/*.py; do case $$b in bench/_*) ;; *) echo "== $$b"; $(BIN)/python $$b $(BENCH) || exit 1;; esac; done
+
+# Every race against the decision of a call, ROUNDS times each, and the known ways out of containers.
+ROUNDS ?= 1000000
+attack: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
+	INTERCEPTOR_ATTACK_ROUNDS=$(ROUNDS) $(BIN)/pytest tests/attack
 
 # What is generated from the code.
 docs: build

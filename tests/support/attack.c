@@ -1,0 +1,137 @@
+/* Single steps of known ways out of a container. attack STEP ARG…: prints what came of each try.
+ *
+ *   open PATH…        opens for reading, then for writing: "PATH read ERRNO write ERRNO" (0: it can)
+ *   exes              the same for the executable of every process that is seen, without those on our own root
+ *   handle PATH       name_to_handle_at(2), then open_by_handle_at(2) of it and of inode 2 (a filesystem's root)
+ *   setcap FILE       a version 2 security.capability with everything, as capabilities(7) describes it
+ *   ptrace PID…       PTRACE_SEIZE, PTRACE_ATTACH, kill(0), process_vm_readv
+ *   sockets           connects to every abstract Unix socket that /proc/net/unix shows
+ */
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+static int try_open(const char *path, int flags)
+{
+	int fd = open(path, flags | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return errno;
+	close(fd);
+	return 0;
+}
+
+static void opens(const char *path)
+{
+	int reading = try_open(path, O_RDONLY);
+	printf("%s read %d write %d\n", path, reading, try_open(path, O_WRONLY));
+}
+
+static void exes(void)
+{
+	struct stat root, found;
+	struct dirent *entry;
+	DIR *proc = opendir("/proc");
+	stat("/", &root);
+	while (proc && (entry = readdir(proc))) {
+		char path[300], again[64];
+		if (!isdigit((unsigned char)*entry->d_name))
+			continue;
+		snprintf(path, sizeof path, "/proc/%s/exe", entry->d_name);
+		int fd = open(path, O_PATH | O_CLOEXEC);
+		if (fd < 0 || fstat(fd, &found) || found.st_dev == root.st_dev)
+			continue;
+		snprintf(again, sizeof again, "/proc/self/fd/%d", fd);
+		printf("%s foreign write %d\n", path, try_open(again, O_WRONLY));
+	}
+}
+
+static void handle(const char *path)
+{
+	struct {
+		struct file_handle head;
+		unsigned char bytes[MAX_HANDLE_SZ];
+	} h = {.head.handle_bytes = MAX_HANDLE_SZ};
+	int mount, fd = open("/", O_RDONLY | O_DIRECTORY);
+	int named = name_to_handle_at(AT_FDCWD, path, &h.head, &mount, 0) ? errno : 0;
+	int own = open_by_handle_at(fd, &h.head, O_RDONLY) < 0 ? errno : 0;
+	unsigned root[2] = {2, 0};
+	h.head.handle_bytes = 8;
+	h.head.handle_type = 1;
+	memcpy(h.bytes, root, sizeof root);
+	memcpy(h.head.f_handle, root, sizeof root);
+	printf("named %d own %d root %d\n", named, own, open_by_handle_at(fd, &h.head, O_RDONLY) < 0 ? errno : 0);
+}
+
+static void setcap(const char *path)
+{
+	struct vfs_cap_data all = {.magic_etc = VFS_CAP_REVISION_2 | VFS_CAP_FLAGS_EFFECTIVE};
+	all.data[0].permitted = all.data[1].permitted = 0xffffffff;
+	printf("setcap %d\n", setxattr(path, "security.capability", &all, XATTR_CAPS_SZ_2, 0) ? errno : 0);
+}
+
+static void trace(pid_t pid)
+{
+	char byte;
+	struct iovec mine = {&byte, 1}, its = {(void *)0x400000, 1};
+	int seized = ptrace(PTRACE_SEIZE, pid, 0, 0) ? errno : 0;
+	int attached = ptrace(PTRACE_ATTACH, pid, 0, 0) ? errno : 0;
+	int killed = kill(pid, 0) ? errno : 0;
+	printf("%d seize %d attach %d kill %d read %d\n", pid, seized, attached, killed,
+	       process_vm_readv(pid, &mine, 1, &its, 1, 0) < 0 ? errno : 0);
+}
+
+static void sockets(void)
+{
+	char line[512];
+	FILE *table = fopen("/proc/net/unix", "r");
+	while (table && fgets(line, sizeof line, table)) {
+		char *name = strrchr(line, '@');
+		if (!name)
+			continue;
+		name[strcspn(name, "\n")] = 0;
+		struct sockaddr_un at = {.sun_family = AF_UNIX};
+		size_t length = strlen(name);
+		memcpy(at.sun_path, name, length < sizeof at.sun_path ? length : sizeof at.sun_path - 1);
+		at.sun_path[0] = 0;
+		int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+		printf("%s connect %d\n", name,
+		       connect(fd, (struct sockaddr *)&at, (socklen_t)(sizeof(sa_family_t) + length)) ? errno : 0);
+		close(fd);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const char *step = argc > 1 ? argv[1] : "";
+	setvbuf(stdout, NULL, _IONBF, 0);
+	if (!strcmp(step, "exes"))
+		exes();
+	else if (!strcmp(step, "sockets"))
+		sockets();
+	for (int i = 2; i < argc; i++) {
+		if (!strcmp(step, "open"))
+			opens(argv[i]);
+		else if (!strcmp(step, "handle"))
+			handle(argv[i]);
+		else if (!strcmp(step, "setcap"))
+			setcap(argv[i]);
+		else if (!strcmp(step, "ptrace"))
+			trace(atoi(argv[i]));
+	}
+	return 0;
+}
