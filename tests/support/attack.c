@@ -4,7 +4,7 @@
  *   exes              the same for the executable of every process that is seen, without those on our own root
  *   handle PATH       name_to_handle_at(2), then open_by_handle_at(2) of it and of inode 2 (a filesystem's root)
  *   setcap FILE       a version 2 security.capability with everything, as capabilities(7) describes it
- *   ptrace PID…       PTRACE_SEIZE, PTRACE_ATTACH, kill(0), process_vm_readv
+ *   ptrace PID…       PTRACE_SEIZE, PTRACE_ATTACH, kill(0), process_vm_readv (of numbers not seen inside)
  *   sockets           connects to every abstract Unix socket that /proc/net/unix shows
  */
 #define _GNU_SOURCE
@@ -86,7 +86,10 @@ static void setcap(const char *path)
 
 static void trace(pid_t pid)
 {
-	char byte;
+	char byte, own[64];
+	snprintf(own, sizeof own, "/proc/%d", pid);
+	if (access(own, F_OK) == 0)
+		return; /* the same number, but a process of our own */
 	struct iovec mine = {&byte, 1}, its = {(void *)0x400000, 1};
 	int seized = ptrace(PTRACE_SEIZE, pid, 0, 0) ? errno : 0;
 	int attached = ptrace(PTRACE_ATTACH, pid, 0, 0) ? errno : 0;

@@ -41,4 +41,3 @@ def test_what_policy_lends_can_be_opened() -> None:
         "allow": True, "type": "c", "access": "rwm", "major": 116,
     }  # fmt: skip
     assert lend([DENY_ALL], lent) == [DENY_ALL, fuse, sound]
-    assert lend([], lent) == []
