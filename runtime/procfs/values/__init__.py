@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runtime.procfs.values import cpuinfo, cpus, diskstats, loadavg, meminfo, pressure, slabinfo, stat, swaps, vmstat
+from runtime.procfs.values import (
+    cpuinfo,
+    cpus,
+    diskstats,
+    loadavg,
+    meminfo,
+    pressure,
+    slabinfo,
+    stat,
+    swaps,
+    sysctl,
+    vmstat,
+)
 
 if TYPE_CHECKING:
     from runtime.procfs.leaf import Leaf
@@ -24,4 +36,5 @@ LEAVES: tuple[Leaf, ...] = (
     *slabinfo.LEAVES,
     *pressure.LEAVES,
     *cpus.LEAVES,
+    *sysctl.LEAVES,
 )
