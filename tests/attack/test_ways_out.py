@@ -126,7 +126,11 @@ def test_limits_of_the_own_cgroup_are_the_hosts(box: whole.Box) -> None:
 def test_nodes_of_disks_and_memory_that_an_image_brings_along(box: whole.Box) -> None:
     """Unpacked by the host's root, so they are real nodes, and anybody may open them as far as their mode goes."""
     disk = Path("/").stat().st_dev
-    wanted = {"disk": (stat.S_IFBLK, disk), "mem": (stat.S_IFCHR, os.makedev(1, 1)), "kmsg": (stat.S_IFCHR, os.makedev(1, 11))}
+    wanted = {
+        "disk": (stat.S_IFBLK, disk),
+        "mem": (stat.S_IFCHR, os.makedev(1, 1)),
+        "kmsg": (stat.S_IFCHR, os.makedev(1, 11)),
+    }
     for name, (kind, number) in wanted.items():
         os.mknod(box.rootfs / "data" / name, kind | 0o666, number)
         (box.rootfs / "data" / name).chmod(0o666)
@@ -175,7 +179,13 @@ def test_no_working_directory_outside(box: whole.Box, number: int) -> None:
     """CVE-2024-21626: exec --cwd /proc/self/fd/N, where the runtime has a directory of the host's open."""
     up = "../" * 12
     done = box.host.entry(
-        "exec", "--cwd", f"/proc/self/fd/{number}", box.id, "cat", f"{up}{box.host.directory}/secret", f"{up}etc/hostname"
+        "exec",
+        "--cwd",
+        f"/proc/self/fd/{number}",
+        box.id,
+        "cat",
+        f"{up}{box.host.directory}/secret",
+        f"{up}etc/hostname",
     )
     assert "what only the host may read" not in done.stdout
     assert Path("/etc/hostname").read_text().strip() not in done.stdout.split()
@@ -249,12 +259,16 @@ def test_no_file_by_its_handle(box: whole.Box) -> None:
 
 def test_capabilities_given_through_an_overlay_are_the_containers(box: whole.Box) -> None:
     """CVE-2021-3493: the overlay's mounter is real root; what is written must be no more than on a plain directory."""
-    box.sh("mkdir -p /data/o/l /data/o/u /data/o/w /data/o/m; cp /bin/busybox /data/o/l/program; cp /bin/busybox /data/o/plain")
+    box.sh(
+        "mkdir -p /data/o/l /data/o/u /data/o/w /data/o/m; cp /bin/busybox /data/o/l/program; cp /bin/busybox /data/o/plain"
+    )
     box.sh("mount -t overlay -o lowerdir=/data/o/l,upperdir=/data/o/u,workdir=/data/o/w,metacopy=on o /data/o/m")
     said = attack(box, "setcap", "/data/o/m/program", "/data/o/plain")
     box.sh("umount /data/o/m")
     assert said == "setcap 0\nsetcap 0\n"
-    over, plain = (os.getxattr(box.rootfs / path, "security.capability") for path in ("data/o/u/program", "data/o/plain"))
+    over, plain = (
+        os.getxattr(box.rootfs / path, "security.capability") for path in ("data/o/u/program", "data/o/plain")
+    )
     assert over == plain
     # Without the id map, as a user of the host would reach it, it is root's like everything of an image; through the map
     # it is what it is for everybody: the container's root's alone (VFS_CAP_REVISION_3 with that root).

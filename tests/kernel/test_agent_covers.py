@@ -81,9 +81,10 @@ def test_covers_in_a_nested_user_namespace_are_locked(target: Target) -> None:
             lambda: in_mounts_of(inner, lambda: support.mount("/mnt/uptime", "/data", None, support.MS_BIND))
         )
         assert again == "ENOTDIR"
-        assert support.error_of(
-            lambda: in_mounts_of(inner, lambda: support.mount("/mnt", "/data", None, support.MS_BIND))
-        ) == "EINVAL", "a bind without MS_REC would leave the covers behind"
+        assert (
+            support.error_of(lambda: in_mounts_of(inner, lambda: support.mount("/mnt", "/data", None, support.MS_BIND)))
+            == "EINVAL"
+        ), "a bind without MS_REC would leave the covers behind"
         in_mounts_of(inner, lambda: support.umount("/mnt", support.MNT_DETACH))
         assert points(inner) == []
         assert points(target) == []

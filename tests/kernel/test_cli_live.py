@@ -81,7 +81,13 @@ class Live:
 
     def interceptor(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [PROGRAM, *arguments], env=self.environment, capture_output=True, text=True, check=False, timeout=60, cwd="/"
+            [PROGRAM, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            cwd="/",
         )
 
     def events(self, *arguments: str) -> list[dict[str, Any]]:
@@ -144,7 +150,9 @@ def test_the_trace_tells_what_happened(live: Live) -> None:
     assert "= -1 EPERM (Operation not permitted) <denied> live.yaml:7" in line
     assert f"refused by {live.directory}/policies/live.yaml:7" in explanation
     assert len(live.events("-n", "2")) == 2
-    assert live.interceptor("trace", "nosuch").stderr == f"interceptor: no container 'nosuch': there are {live.id[:12]}\n"
+    assert (
+        live.interceptor("trace", "nosuch").stderr == f"interceptor: no container 'nosuch': there are {live.id[:12]}\n"
+    )
 
 
 def test_the_trace_is_followed_until_the_container_ends(live: Live) -> None:

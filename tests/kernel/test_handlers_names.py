@@ -71,9 +71,7 @@ def test_domainname_too(box: whole.Box) -> None:
     [{"user": "1000:1000"}, {"uid": 1000}],
     ids=["started so", "dropped to it, not dumpable"],
 )
-def test_others_than_root_get_the_kernels_answer(
-    box: whole.Box, call: str, name: str, who: dict[str, object]
-) -> None:
+def test_others_than_root_get_the_kernels_answer(box: whole.Box, call: str, name: str, who: dict[str, object]) -> None:
     before = box.sh("cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname")
     assert set_name(box, call, name, **who) == "EPERM"  # type: ignore[arg-type]
     assert box.sh("cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname") == before

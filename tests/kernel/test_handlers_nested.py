@@ -95,7 +95,10 @@ def test_an_unprivileged_user_of_an_engines_container_sees_the_masks(engines: wh
 
 REFUSED = {
     "overlay of the container": ("-Ur", "mount -t overlay o -o lowerdir=/bin:/etc /mnt"),
-    "writable overlay of the container": ("-Ur", "mount -t overlay o -o lowerdir=/bin,upperdir=/data/u,workdir=/data/w /mnt"),
+    "writable overlay of the container": (
+        "-Ur",
+        "mount -t overlay o -o lowerdir=/bin,upperdir=/data/u,workdir=/data/w /mnt",
+    ),
     "sysfs of the container": ("-Ur", "mount -t sysfs s /mnt"),
     "sysfs of the container's network namespace": ("-Urm", "mount -t sysfs s /mnt"),
     "proc of the container": ("-Ur", "mount -t proc p /mnt"),

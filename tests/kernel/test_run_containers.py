@@ -100,7 +100,9 @@ class Host:
         """What containers leave if they are not cleaned up after."""
         names = self.inside(sys.executable, "-c", INTERFACES).stdout.split()
         interfaces = [f"interface {name}" for name in names if name.startswith(("icpt", "interceptor"))]
-        mounts = [line for line in self.inside("cat", "/proc/self/mountinfo").stdout.splitlines() if str(self.state) in line]
+        mounts = [
+            line for line in self.inside("cat", "/proc/self/mountinfo").stdout.splitlines() if str(self.state) in line
+        ]
         places = [f"place {path.name}" for path in self.state.glob("run/*") if not path.name.endswith(".lock")]
         records = [f"record {path.name}" for path in self.run_directory.glob("containers/*")]
         network = [str(path) for path in self.run_directory.glob("network.json")]
@@ -171,7 +173,9 @@ def test_containers_at_once_have_addresses_of_their_own(host: Host) -> None:
     seen = [_until(process, "ready") for process in running]
     (gate / "open").touch()
     assert [(process.communicate(timeout=60), process.returncode) for process in running] == [(("", ""), 0)] * 5
-    addresses = [line.split()[0] for number, lines in enumerate(seen) for line in lines if line.endswith(f"\tn{number}\n")]
+    addresses = [
+        line.split()[0] for number, lines in enumerate(seen) for line in lines if line.endswith(f"\tn{number}\n")
+    ]
     assert len({*addresses}) == 5
     assert all(address.startswith("10.213.") for address in addresses)
     assert all("eth0\n" in lines for lines in seen)
@@ -275,7 +279,10 @@ def test_a_detached_container_that_ends_is_removed(host: Host) -> None:
 
 def test_one_that_does_not_listen_is_killed(host: Host) -> None:
     ignores = "trap '' TERM; while :; do sleep 0.1; done"
-    assert host.interceptor("run", "-d", "--name", "d1", "--rootfs", host.rootfs, "--", "sh", "-c", ignores).returncode == 0
+    assert (
+        host.interceptor("run", "-d", "--name", "d1", "--rootfs", host.rootfs, "--", "sh", "-c", ignores).returncode
+        == 0
+    )
     assert host.interceptor("stop", "--time", "0.3", "d1").returncode == 0
     host.expect_nothing_left()
 
@@ -348,7 +355,9 @@ def test_a_terminal(host: Host) -> None:
 def test_ps_shows_name_and_image(host: Host, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "tool-1.2.tar.gz", "w:gz") as archive:
         archive.add(host.rootfs, ".")
-    started = host.interceptor("run", "-d", "--name", "d1", "--image", tmp_path / "tool-1.2.tar.gz", "--", "sleep", "1000")
+    started = host.interceptor(
+        "run", "-d", "--name", "d1", "--image", tmp_path / "tool-1.2.tar.gz", "--", "sleep", "1000"
+    )
     assert started.returncode == 0, started.stderr
     heading, line = host.interceptor("ps").stdout.splitlines()
     assert heading.split()[:3] == ["CONTAINER", "NAME", "IMAGE"]
@@ -368,10 +377,17 @@ def test_an_image_of_layers(host: Host, tmp_path: Path) -> None:
 
     busybox = Path("/bin/busybox").read_bytes()
     layers = {
-        "a/layer.tar": layer({"bin/busybox": busybox, "bin/sh": busybox, "etc/passwd": b"www:x:33:34::/:\n", "old": b"old"}),
+        "a/layer.tar": layer(
+            {"bin/busybox": busybox, "bin/sh": busybox, "etc/passwd": b"www:x:33:34::/:\n", "old": b"old"}
+        ),
         "b/layer.tar": layer({".wh.old": b"", "new": b"new\n"}),
     }
-    config = {"config": {"Cmd": ["/bin/sh", "-c", "busybox cat /new; busybox id -u; test -e /old || echo gone"], "User": "www"}}
+    config = {
+        "config": {
+            "Cmd": ["/bin/sh", "-c", "busybox cat /new; busybox id -u; test -e /old || echo gone"],
+            "User": "www",
+        }
+    }
     manifest = [{"Config": "c.json", "RepoTags": ["tool:1"], "Layers": [*layers]}]
     digest = "0" * 64
     documents = {"c.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}

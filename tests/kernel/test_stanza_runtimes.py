@@ -35,7 +35,9 @@ pytestmark = [
 ]
 
 TESTS = Path(__file__).parents[1]
-DOCKER: dict[str, Any] = json.loads((TESTS / "data" / "docker-20.10-seccomp.json").read_text(encoding="utf-8"))["default"]
+DOCKER: dict[str, Any] = json.loads((TESTS / "data" / "docker-20.10-seccomp.json").read_text(encoding="utf-8"))[
+    "default"
+]
 
 NOTIFIED, DENIED, KERNEL = -ANSWER, -errno.EPERM, -errno.EFAULT
 """mount(2) with NULL for a target is EFAULT in the kernel, before any permission is asked for."""
@@ -45,7 +47,9 @@ NOTIFIED, DENIED, KERNEL = -ANSWER, -errno.EPERM, -errno.EFAULT
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("probe") / "probe"
     source = TESTS / "support" / "syscall_probe.c"
-    subprocess.run(["gcc", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Werror", "-static", "-o", program, source], check=True)
+    subprocess.run(
+        ["gcc", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Werror", "-static", "-o", program, source], check=True
+    )
     return program
 
 
@@ -88,7 +92,16 @@ def run(runtime: str, directory: Path, probe: Path, profile: dict[str, Any], lin
     config["linux"]["seccomp"] = profile
     (made / "config.json").write_text(json.dumps(config), encoding="utf-8")
     name = f"stanza-test-{os.getpid()}-{directory.name[-6:]}"
-    command = [*cgroup_wrapper(runtime), runtime, "--root", str(directory / "state"), "run", "--bundle", str(made), name]
+    command = [
+        *cgroup_wrapper(runtime),
+        runtime,
+        "--root",
+        str(directory / "state"),
+        "run",
+        "--bundle",
+        str(made),
+        name,
+    ]
     with notify_listener(directory / "listener.sock") as listener:
         try:
             done = subprocess.run(
@@ -121,11 +134,15 @@ def expected(flags: int) -> int:
     return KERNEL if flags & (MountFlags.MS_BIND | MountFlags.MS_REMOUNT) else NOTIFIED
 
 
-@pytest.mark.parametrize("profile", [None, {"defaultAction": "SCMP_ACT_ALLOW"}, DOCKER], ids=["none", "allow", "docker"])
+@pytest.mark.parametrize(
+    "profile", [None, {"defaultAction": "SCMP_ACT_ALLOW"}, DOCKER], ids=["none", "allow", "docker"]
+)
 def test_new_mounts_are_ours_and_the_rest_is_the_kernels(
     runtime: str, directory: Path, probe: Path, emulate: Policy, profile: dict[str, Any] | None
 ) -> None:
-    mounts = {line(arch, "mount", 0, 0, 0, flags, 0): flags for arch in (Arch.X86_64, Arch.I386) for flags in MOUNT_FLAGS}
+    mounts = {
+        line(arch, "mount", 0, 0, 0, flags, 0): flags for arch in (Arch.X86_64, Arch.I386) for flags in MOUNT_FLAGS
+    }
     names = [line(arch, "sethostname", 0, 1) for arch in (Arch.X86_64, Arch.I386)]
     x32 = f"64 {X32_SYSCALL_BIT | 165} 0 0 0 0 0"
     found = run(runtime, directory, probe, merged(profile, emulate, directory), [*mounts, *names, x32])
@@ -162,7 +179,10 @@ def test_tight_allow_list_keeps_what_it_denies(runtime: str, directory: Path, pr
     found = run(runtime, directory, probe, merged(profile, emulate, directory), [*calls, mount])
     assert [found[c] for c in calls] == [-errno.EACCES, -errno.ENODEV, -errno.ENODEV] * 2
     assert found[mount] == NOTIFIED
-    assert not {s.nr for s in found.listener.seen} & {resolve("setdomainname", Arch.X86_64), resolve("keyctl", Arch.X86_64)}
+    assert not {s.nr for s in found.listener.seen} & {
+        resolve("setdomainname", Arch.X86_64),
+        resolve("keyctl", Arch.X86_64),
+    }
 
 
 def test_what_policy_denies_throughout_needs_no_listener(

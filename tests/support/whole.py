@@ -110,7 +110,9 @@ class Host:
     def _end_supervisor(self) -> None:
         end(self.supervisor)
         try:
-            keeper = os.pidfd_open(int((self.directory / "run/keeper.lock").read_text()))  # another's, if the first died
+            keeper = os.pidfd_open(
+                int((self.directory / "run/keeper.lock").read_text())
+            )  # another's, if the first died
         except (FileNotFoundError, ProcessLookupError):
             return
         with os.fdopen(keeper), contextlib.suppress(ProcessLookupError):
@@ -264,4 +266,3 @@ def host(runtime: str, *, kept: bool = False) -> Iterator[Host]:
         left = [str(mount) for mount in mounts() if str(directory) in mount.point]
         assert not left
         assert not list((directory / "run/containers").iterdir())
-

@@ -277,8 +277,12 @@ PLACE = {agentlink.NOTIFIER: 50, agentlink.MNTNS: 70, agentlink.ROOT: 60, agentl
 
 @pytest.mark.parametrize(
     ("at", "base"),
-    [(Anchor(b"/a"), {}), (Anchor(b"a"), {agentlink.BASE: 61}), (Anchor(b"a", 9), {agentlink.BASE: 9}),
-     (Anchor(b"", 9), {agentlink.BASE: 9})],
+    [
+        (Anchor(b"/a"), {}),
+        (Anchor(b"a"), {agentlink.BASE: 61}),
+        (Anchor(b"a", 9), {agentlink.BASE: 9}),
+        (Anchor(b"", 9), {agentlink.BASE: 9}),
+    ],
 )
 def test_where_a_path_starts(workshop: Workshop, at: Anchor, base: dict[int, int]) -> None:
     workshop.scripts = [[DONE]]

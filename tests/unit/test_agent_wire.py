@@ -32,8 +32,17 @@ def test_every_field_arrives_where_the_struct_has_it() -> None:
     buffer = ffi.from_buffer(message)
     request = ffi.cast("struct agent_request *", buffer)
     for name in (
-        "op", "notification", "flags", "mount_flags", "capabilities", "fsuid", "fsgid", "root_uid", "root_gid",
-        "id_count", "deadline_ms",
+        "op",
+        "notification",
+        "flags",
+        "mount_flags",
+        "capabilities",
+        "fsuid",
+        "fsgid",
+        "root_uid",
+        "root_gid",
+        "id_count",
+        "deadline_ms",
     ):
         assert getattr(request, name) == getattr(FULL, name), name
     assert (request.cookie, request.data_length) == (42, 0)

@@ -104,7 +104,10 @@ class Served:
 
     def _echo(self, request: Request) -> Mapping[str, Any]:
         self.fds = list(request.fds)
-        return {"told": request.body.get("say"), "links": [str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in request.fds]}
+        return {
+            "told": request.body.get("say"),
+            "links": [str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in request.fds],
+        }
 
     def _fail(self, request: Request) -> Mapping[str, Any]:
         kind = {"ours": InterceptorError("it is 5; it must be 6"), "os": FileNotFoundError(2, "No such file", "/x")}

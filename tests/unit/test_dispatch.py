@@ -194,7 +194,9 @@ def test_policy_decides(answer: Answer, decision: Decision, verdict: Verdict, ho
 def test_what_is_killed(answer: Answer, do: Do, init: bool, ended: list[str], why: str) -> None:
     tracee = FakeTracee(container_init=init)
     ruled = policy(rules={"shutdown": (Rule(Decision(do, RULE)),)})
-    outcome = answer(notification("shutdown", 1, 2), policy=ruled, tracee=tracee, handler=raising(AssertionError("not asked")))
+    outcome = answer(
+        notification("shutdown", 1, 2), policy=ruled, tracee=tracee, handler=raising(AssertionError("not asked"))
+    )
     assert (outcome.verdict, outcome.how, outcome.rule, outcome.why) == (None, How.KILLED, RULE, why)
     assert (tracee.ended, tracee.closed) == (ended, 1)
 
@@ -242,7 +244,9 @@ def test_what_the_filter_should_not_have_sent_is_not_emulated(answer: Answer) ->
 
 def test_a_denial_that_widened_the_filter_is_obeyed(answer: Answer) -> None:
     """stanza.intercepts_all: a rule about bind mounts makes the filter send them."""
-    rule = Rule(Decision(Do.DENY, RULE, errno.EPERM), args=(("flags", FlagSet(MS_BIND, 0)), ("target", Text(("/proc",)))))
+    rule = Rule(
+        Decision(Do.DENY, RULE, errno.EPERM), args=(("flags", FlagSet(MS_BIND, 0)), ("target", Text(("/proc",))))
+    )
     ruled = policy(rules={"mount": (rule,)}, default=Decision(Do.EMULATE, RULE))
     outcome = answer(BIND, when=NOT_BIND, policy=ruled)
     assert (outcome.verdict, outcome.how, outcome.rule) == (Fail(errno.EPERM), How.DENIED, RULE)

@@ -40,7 +40,9 @@ def test_what_is_not_listed_is_denied_with_its_numbers(mode: int, dev: int) -> N
     assert not asked.done
 
 
-@pytest.mark.parametrize(("namespace", "made"), [(MOUNT_NAMESPACE, True), (5, False)], ids=["its own", "an inner one's"])
+@pytest.mark.parametrize(
+    ("namespace", "made"), [(MOUNT_NAMESPACE, True), (5, False)], ids=["its own", "an inner one's"]
+)
 def test_the_device_cgroup_counts_in_the_containers_own_mount_namespace(namespace: int, made: bool) -> None:
     asked = mknod(BLK, DISK, of=container(devices=("b 8:*",)), tracee=FakeTracee(mount_namespace=namespace))
     assert bool(asked.done) is made

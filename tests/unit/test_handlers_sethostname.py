@@ -30,9 +30,7 @@ def tracee(*, capable: bool, uid: int, owns: bool) -> FakeTracee:
         (False, 65534, True, False),
     ],
 )
-def test_who_may(
-    name: str, action: str, capable: bool, uid: int, owns: bool, allowed: bool
-) -> None:
+def test_who_may(name: str, action: str, capable: bool, uid: int, owns: bool, allowed: bool) -> None:
     asked = ask(name, NameArgs(b"a\0b", 3), tracee=tracee(capable=capable, uid=uid, owns=owns))
     if allowed:
         assert asked.verdict == Return(0)

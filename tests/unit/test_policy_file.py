@@ -283,13 +283,25 @@ def test_bytes_that_are_no_text_and_files_too_large(tmp_path: Path) -> None:
 
 
 def test_extends_own_entries_first_then_the_first_named(tmp_path: Path) -> None:
-    write(tmp_path, "base", "default: native\nlimits: {parked: 1, agents: 1}\nfilesystems: {proc: native, nfs: deny}\n"
-          "calls: {mount: [{do: {deny: ENODEV}}]}\n")
+    write(
+        tmp_path,
+        "base",
+        "default: native\nlimits: {parked: 1, agents: 1}\nfilesystems: {proc: native, nfs: deny}\n"
+        "calls: {mount: [{do: {deny: ENODEV}}]}\n",
+    )
     write(tmp_path, "a", "extends: [base]\ncalls: {mount: [{when: {fstype: a}, do: {deny: EACCES}}]}\n")
-    write(tmp_path, "b", "extends: [base]\nlimits: {parked: 2}\nfilesystems: {proc: emulate}\n"
-          "calls: {mount: [{when: {fstype: [a, b]}, do: {deny: EBUSY}}]}\n")
-    write(tmp_path, "default", "extends: [a, b]\nlimits: {agents: 9}\nselectable: true\n"
-          "calls: {mount: [{when: {fstype: own}, do: emulate}]}\n")
+    write(
+        tmp_path,
+        "b",
+        "extends: [base]\nlimits: {parked: 2}\nfilesystems: {proc: emulate}\n"
+        "calls: {mount: [{when: {fstype: [a, b]}, do: {deny: EBUSY}}]}\n",
+    )
+    write(
+        tmp_path,
+        "default",
+        "extends: [a, b]\nlimits: {agents: 9}\nselectable: true\n"
+        "calls: {mount: [{when: {fstype: own}, do: emulate}]}\n",
+    )
     policies = policy_file.load_all([tmp_path], ROWS)
     p = policies.get("default")
     assert [p.decide("mount", mount(t), ROOT).errno for t in (b"own", b"a", b"b", b"c")] == [
@@ -409,7 +421,9 @@ def test_networks(tmp_path: Path, value: bytes | None, holds: bool) -> None:
 def test_masks(tmp_path: Path) -> None:
     rules = "{when: {mode: {mask: 0o170000, is: 0o020000}}, do: deny}, {when: {flags: {mask: 3, is: 1}}, do: pretend}"
     p = policy(tmp_path, f"default: native\ncalls: {{shutdown: [{rules}]}}\n")
-    found = [p.decide("shutdown", ShutdownArgs(0, 0, m, 0, 0, f), ROOT).do for m, f in ((0o20666, 0), (0o60666, 5), (0, 3))]
+    found = [
+        p.decide("shutdown", ShutdownArgs(0, 0, m, 0, 0, f), ROOT).do for m, f in ((0o20666, 0), (0o60666, 5), (0, 3))
+    ]
     assert found == [Do.DENY, Do.PRETEND, Do.NATIVE]
     registers = [r for r in stanza.table(ROWS, p, Arch.X86_64) if r.nr == 48]
     assert [r.tests for r in registers[:2]] == [(RegisterTest(2, 0xF000, 0x2000),), (RegisterTest(5, 3, 1),)]

@@ -51,7 +51,9 @@ def test_numbers(limits: Limits) -> None:
     assert (limits.parked, limits.agents, limits.agent_deadline_ms, limits.notifications) == (3, 2, 120_000, 500)
     rlimits = {resource.RLIMIT_NOFILE: 1 << 20, resource.RLIMIT_MEMLOCK: RLIM_INFINITY, 10: 5}
     assert limits.ceilings == Ceilings(rlimits, nice=-5, realtime_priority=10, io_realtime=4)
-    assert Limits().ceilings == Ceilings({}, nice=None, realtime_priority=0, io_realtime=None), "nothing is lent unasked"
+    assert Limits().ceilings == Ceilings({}, nice=None, realtime_priority=0, io_realtime=None), (
+        "nothing is lent unasked"
+    )
 
 
 def test_devices(tmp_path: Path, limits: Limits) -> None:
@@ -152,7 +154,10 @@ def test_programs_for_filesystems(tmp_path: Path) -> None:
         ("limits: {notifications: 0}", ":2:25: '0' stands where calls a second from 1"),
         ("mount: {fuse: {squashfs: bin/x}}", ":2:26: 'bin/x' stands where the name of a program"),
         ("mount: {fusee: {}}", ":2:9: unknown key in mount: 'fusee'; did you mean 'fuse'?"),
-        ("filesystems: {squashfs: fuse}", ":2:25: unknown decision 'fuse' (there are: deny, emulate, native, stand-in)"),
+        (
+            "filesystems: {squashfs: fuse}",
+            ":2:25: unknown decision 'fuse' (there are: deny, emulate, native, stand-in)",
+        ),
         ("filesystems: {squashfs: {fuse: [a]}}", ":2:32: a list stands where the name of a program"),
     ],
 )

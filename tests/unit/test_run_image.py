@@ -89,8 +89,14 @@ def oci_layout(layers: list[bytes]) -> bytes:
     manifest = {"config": put(json.dumps(CONFIG).encode()), "layers": [put(gzip.compress(layer)) for layer in layers]}
     here = {"os": "linux", "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")}
     elsewhere = {"os": "linux", "architecture": "s390x"}
-    index = {"manifests": [{**put(b"{}"), "platform": elsewhere}, {**put(json.dumps(manifest).encode()), "platform": here}]}
-    top = {"manifests": [{**put(json.dumps(index).encode()), "annotations": {"org.opencontainers.image.ref.name": "tool:1"}}]}
+    index = {
+        "manifests": [{**put(b"{}"), "platform": elsewhere}, {**put(json.dumps(manifest).encode()), "platform": here}]
+    }
+    top = {
+        "manifests": [
+            {**put(json.dumps(index).encode()), "annotations": {"org.opencontainers.image.ref.name": "tool:1"}}
+        ]
+    }
     return tar({**blobs, "index.json": json.dumps(top).encode()})
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROWS = registry.load()
-FILESYSTEMS = "default: emulate\nfilesystems: {proc: emulate, debugfs: stand-in, nfs: deny, tmpfs: native, '*': native}\n"
+FILESYSTEMS = (
+    "default: emulate\nfilesystems: {proc: emulate, debugfs: stand-in, nfs: deny, tmpfs: native, '*': native}\n"
+)
 
 
 def test_numbers_are_those_of_c() -> None:

@@ -146,7 +146,10 @@ def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
         except ValueError as error:
             print(error)
     """
-    assert run(textwrap.dedent(script), str(tmp_path)) == "'personality' is registered by interceptor.handlers.one already\n"
+    assert (
+        run(textwrap.dedent(script), str(tmp_path))
+        == "'personality' is registered by interceptor.handlers.one already\n"
+    )
 
 
 # Where the machine is touched

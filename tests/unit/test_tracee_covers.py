@@ -34,7 +34,9 @@ def test_what_lies_below_in_the_order_of_mounting() -> None:
 
 def test_what_lies_on_what_lies_below_comes_after_it() -> None:
     """Also where it is older: a mount that was moved keeps its number."""
-    text = lines(ROOT, PROC, b"38 40 0:9 / /proc/sys/kernel/x rw - tmpfs t rw", b"40 30 0:24 /sys /proc/sys ro - proc p rw")
+    text = lines(
+        ROOT, PROC, b"38 40 0:9 / /proc/sys/kernel/x rw - tmpfs t rw", b"40 30 0:24 /sys /proc/sys ro - proc p rw"
+    )
     assert covers(text, b"proc") == [b"/proc", b"sys", b"sys/kernel/x"]
 
 
@@ -51,7 +53,9 @@ def test_without_a_whole_one_there_is_nothing(row: bytes) -> None:
 
 
 def test_optional_fields_do_not_confuse() -> None:
-    text = lines(ROOT, b"30 25 0:24 / /proc rw shared:1 master:2 - proc proc rw", b"31 30 0:9 / /proc/x rw unbindable - t t rw")
+    text = lines(
+        ROOT, b"30 25 0:24 / /proc rw shared:1 master:2 - proc proc rw", b"31 30 0:9 / /proc/x rw unbindable - t t rw"
+    )
     assert covers(text, b"proc") == [b"/proc", b"x"]
 
 
