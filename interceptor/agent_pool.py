@@ -17,9 +17,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from interceptor.contexts import Contexts, Kept
 from interceptor.errors import AgentError, NotificationGone
 from interceptor.native import agentlink
 from interceptor.native.agentlink import Link, Reply, Request
+from interceptor.native.fd import Fd
+from interceptor.policy import Mount
 from interceptor.ports import Namespace
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from interceptor.container import IdRange
     from interceptor.limits import Limits
+    from interceptor.ports import Context
     from interceptor.wire import Anchor
 
 IDLE_S = 30.0
@@ -66,6 +70,7 @@ class AgentPool:
     ) -> None:
         """`on_slow` is called once for each call that takes longer than PATIENCE_MS, unless the call brings its own."""
         self.container_ids = container_ids
+        self.contexts = Contexts()
         self._limits = limits
         self._on_slow = on_slow
         self._start = start
@@ -89,7 +94,11 @@ class AgentPool:
         return len(self._abandoned)
 
     def call(self, request: Request, on_slow: Callable[[], None] | None = None) -> int:
-        """The action's value. Completes `request` with the container's ids and the deadline.
+        """The value of the action's reply; see `ask`."""
+        return self.ask(request, on_slow).value
+
+    def ask(self, request: Request, on_slow: Callable[[], None] | None = None) -> Reply:
+        """The action's reply. Completes `request` with the container's ids and the deadline.
 
         OSError with the tracee's errno; NotificationGone; AgentError when there is no answer before the deadline
         (waiting for a free agent included), or when the agent died: what it had done by then nobody knows.
@@ -99,7 +108,7 @@ class AgentPool:
         request.root_uid = request.root_gid = ids.first
         request.id_count = ids.size
         request.deadline_ms = self._limits.agent_deadline_ms + _GRACE_MS
-        return _value(request, self._ask(request, watch))
+        return _checked(request, self._ask(request, watch))
 
     def close(self) -> None:
         """Ends all agents; calls that are under way fail with AgentError. Idempotent."""
@@ -109,6 +118,7 @@ class AgentPool:
             self._count -= len(idle)
             self._idle.clear()
             waiters, self._waiters = list(self._waiters), deque()
+        self.contexts.close()
         for waiter in waiters:
             waiter.served.set()
         for link in idle + busy:
@@ -283,14 +293,14 @@ def _exchange(link: Link, request: Request, watch: _Watch) -> Reply:
     return reply
 
 
-def _value(request: Request, reply: Reply) -> int:
+def _checked(request: Request, reply: Reply) -> Reply:
     if reply.outcome == agentlink.GONE:
         raise NotificationGone(f"notification {request.notification} ended before the agent acted")
     if reply.outcome != agentlink.DONE:
         raise AgentError(f"the agent takes action {request.op} with these arguments for malformed")
     if reply.error:
         raise OSError(reply.error, os.strerror(reply.error))
-    return reply.value
+    return reply
 
 
 class AgentSubject(Protocol):
@@ -339,6 +349,10 @@ class AgentSubject(Protocol):
     @property
     def in_nested_user_namespace(self) -> bool: ...
 
+    @property
+    def proc_fd(self) -> int:
+        """/proc/TID, O_PATH."""
+
 
 class PinnedAgent:
     """ports.Agent for one call."""
@@ -375,9 +389,71 @@ class PinnedAgent:
         texts = {agentlink.PATH: at.path, agentlink.TYPE: fstype.encode()} | _given(source, options)
         how = 0
         if like:
-            texts[agentlink.COVERS] = b"".join(_escaped(path) + b"\n" for path in like)
-            how = agentlink.LOCK_COVERS if self._subject.in_nested_user_namespace else 0
+            texts[agentlink.COVERS], how = self._covers(like)
         self._attach(agentlink.MOUNT, fds, texts, flags=how, mount_flags=flags)
+
+    def _covers(self, like: Sequence[bytes]) -> tuple[bytes, int]:
+        """What a fresh proc or sysfs must hide, and how: text and flag of the request."""
+        lock = agentlink.LOCK_COVERS if self._subject.in_nested_user_namespace else 0
+        return b"".join(_escaped(path) + b"\n" for path in like), lock
+
+    def open_context(self, context: Context, *, twin: bool) -> int:
+        subject, fstype = self._subject, context.fstype
+        fds = self._there()
+        if fstype == b"proc":
+            fds[agentlink.PIDNS] = subject.namespace_fd(Namespace.PID)
+        elif fstype == b"sysfs":
+            fds[agentlink.NETNS] = subject.namespace_fd(Namespace.NET)
+        reply = self._act(agentlink.FSOPEN, fds, {agentlink.TYPE: fstype}, flags=agentlink.TWIN if twin else 0)
+        given = [Fd(number) for number in reply.given]
+        own = given[0].duplicate()
+        self._pool.contexts.add(Kept(context, own, given[1] if twin else None, Fd(os.dup(subject.proc_fd))))
+        return given[0].take()
+
+    def set_overlay_option(self, context: Context, key: bytes, value: bytes | int | None) -> None:
+        kept = self._kept(context)
+        fds = self._there() | {agentlink.CONTEXT: _number(kept.twin), agentlink.CWD: self._subject.cwd_fd}
+        texts = {agentlink.KEY: key}
+        if isinstance(value, int):
+            fds[agentlink.BASE] = value
+        elif value is not None:
+            texts[agentlink.VALUE] = value
+        self._act(agentlink.OVERLAY_OPTION, fds, texts)
+
+    def create_overlay(self, context: Context) -> None:
+        kept = self._kept(context)
+        self._act(agentlink.OVERLAY_CREATE, self._there() | {agentlink.CONTEXT: _number(kept.twin)}, {})
+
+    def mount_context(self, context: Context, attributes: int, *, like: Sequence[bytes] = ()) -> None:
+        kept = self._kept(context)
+        fds, texts, how = self._there(), {}, 0
+        if context.choice.mount is Mount.STAND_IN:
+            texts[agentlink.TYPE] = context.fstype
+        elif kept.twin is not None:
+            fds[agentlink.CONTEXT], how = kept.twin.fileno(), agentlink.OURS
+        else:
+            fds[agentlink.CONTEXT] = kept.own.fileno()
+        if like:
+            texts[agentlink.COVERS], how = self._covers(like)
+        reply = self._act(agentlink.FSMOUNT, fds, texts, flags=how, mount_flags=attributes)
+        kept.mount, kept.mount_id = Fd(reply.given[0]), reply.value
+
+    def open_mount(self, context: Context) -> int:
+        kept = self._kept(context)
+        return self._act(agentlink.OPEN_ROOT, self._there() | {agentlink.CONTEXT: _number(kept.mount)}, {}).given[0]
+
+    def move_mount(self, context: Context, at: Anchor, *, follow: bool) -> None:
+        kept = self._kept(context)
+        fds = self._place(at) | {agentlink.CONTEXT: _number(kept.mount)}
+        how = agentlink.FOLLOW if follow else 0
+        self._act(agentlink.MOVE_MOUNT, fds, {agentlink.PATH: at.path}, flags=how)
+        self._pool.contexts.drop(context)
+
+    def _kept(self, context: Context) -> Kept:
+        kept = self._pool.contexts.of(context)
+        if kept is None:  # let go meanwhile: there were too many
+            raise OSError(errno.EBUSY, "the container keeps too many filesystem contexts")
+        return kept
 
     def stand_in(self, at: Anchor, *, name: str, flags: int) -> None:
         texts = {agentlink.PATH: at.path, agentlink.TYPE: name.encode()}
@@ -390,12 +466,12 @@ class PinnedAgent:
     def _attach(
         self, op: int, fds: dict[int, int], texts: Mapping[int, bytes], *, flags: int = 0, mount_flags: int = 0
     ) -> None:
-        self.attached = self._act(op, fds, texts, flags=flags, mount_flags=mount_flags)
+        self.attached = self._act(op, fds, texts, flags=flags, mount_flags=mount_flags).value
 
     def mount_id(self, at: Anchor, *, follow: bool) -> int:
         return self._act(
             agentlink.MOUNT_ID, self._place(at), {agentlink.PATH: at.path}, flags=agentlink.FOLLOW if follow else 0
-        )
+        ).value
 
     def set_hostname(self, name: bytes) -> None:
         self._act(agentlink.SETHOSTNAME, self._uts(), {agentlink.DATA: name})
@@ -408,7 +484,7 @@ class PinnedAgent:
         numbers = (mode, device, subject.umask, 0)
         self.attached = self._act(
             agentlink.MAKE_NODE, self._place(at), {agentlink.PATH: at.path}, numbers=numbers, ids=subject.filesystem_ids
-        )
+        ).value
 
     def _uts(self) -> dict[int, int]:
         return {agentlink.UTSNS: self._subject.namespace_fd(Namespace.UTS)}
@@ -418,16 +494,20 @@ class PinnedAgent:
         subject = self._subject
         if not at.path and at.fd is None:  # getname(): a path may be empty only where a descriptor is meant
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-        fds = {
-            agentlink.MNTNS: subject.namespace_fd(Namespace.MOUNT),
-            agentlink.ROOT: subject.root_fd,
-            agentlink.USERNS: subject.namespace_fd(Namespace.USER),
-        }
+        fds = self._there()
         if at.fd is not None:
             fds[agentlink.BASE] = at.fd
         elif at.path[:1] != b"/":
             fds[agentlink.BASE] = subject.cwd_fd
         return fds
+
+    def _there(self) -> dict[int, int]:
+        subject = self._subject
+        return {
+            agentlink.MNTNS: subject.namespace_fd(Namespace.MOUNT),
+            agentlink.ROOT: subject.root_fd,
+            agentlink.USERNS: subject.namespace_fd(Namespace.USER),
+        }
 
     def _act(
         self,
@@ -439,7 +519,7 @@ class PinnedAgent:
         mount_flags: int = 0,
         numbers: tuple[int, int, int, int] = _NO_NUMBERS,
         ids: tuple[int, int] | None = None,
-    ) -> int:
+    ) -> Reply:
         """`ids` are fsuid and fsgid where they will own something, and not only be asked for permission."""
         subject = self._subject
         fsuid, fsgid = ids or (subject.fsuid, subject.fsgid)
@@ -459,7 +539,13 @@ class PinnedAgent:
             fsgid=fsgid,
             groups=subject.groups,
         )
-        return self._pool.call(request, self._on_slow)
+        return self._pool.ask(request, self._on_slow)
+
+
+def _number(fd: Fd | None) -> int:
+    if fd is None:
+        raise AgentError("a filesystem context without what its state says that it has")
+    return fd.fileno()
 
 
 def _given(source: bytes | None, options: bytes | None) -> dict[int, bytes]:

@@ -97,6 +97,8 @@ class String(Kind):
 
     `limit` counts the NUL, as the kernel's own limits do. `too_long` is the kernel's errno for a string without a
     NUL within it; `partial` takes what is readable up to an unmapped page instead of EFAULT (copy_mount_options()).
+    `lenient` takes None for whatever is no string, for calls that read a pointer or not as other arguments say: the kernel
+    is then left to say what is wrong, and when.
     """
 
     limit: int = PATH_MAX
@@ -104,6 +106,7 @@ class String(Kind):
     too_long: int = errno.EINVAL
     empty: int | None = None
     partial: bool = False
+    lenient: bool = False
     pointer: ClassVar[bool] = True
 
     def value(self, register: int, arch: Arch) -> int:
@@ -302,8 +305,15 @@ def _absent(kind: Kind) -> bytes | None:
     return None if isinstance(kind, String) else b""
 
 
-def _text(kind: Kind, piece: bytes | None, limit: int) -> bytes:
+def _string_or_none(piece: bytes | None) -> bytes | None:
+    body, nul, _ = (piece or b"").partition(b"\0")
+    return body if nul else None
+
+
+def _text(kind: Kind, piece: bytes | None, limit: int) -> bytes | None:
     """The value of one copied piece, or the kernel's errno for it."""
+    if isinstance(kind, String) and kind.lenient:
+        return _string_or_none(piece)
     if piece is None:
         raise OSError(errno.EFAULT, "unreadable")
     if isinstance(kind, Buffer):

@@ -17,6 +17,7 @@ import structlog
 
 from interceptor.agent_pool import AgentPool, PinnedAgent
 from interceptor.args import Arch, Decoder, Want
+from interceptor.contexts import ContextsOf
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native.looks import Looks
 from interceptor.policy import Caller, Decision, Do, Policy
@@ -457,6 +458,10 @@ class Unreachable:
     def agent(self) -> PinnedAgent:
         raise InterceptorError("a pure handler asked for the agent: register it without pure")
 
+    @property
+    def contexts(self) -> ContextsOf:
+        raise InterceptorError("a pure handler asked for contexts: register it without pure")
+
 
 class _DoneBefore(Exception):  # noqa: N818 - not an error: the way out of a handler whose work was done already
     def __init__(self, outcome: Outcome) -> None:
@@ -484,6 +489,10 @@ class Reached:
         if self._agent is None:
             self._agent = self._enter()
         return self._agent
+
+    @property
+    def contexts(self) -> ContextsOf:
+        return ContextsOf(self._dispatcher.pool.contexts, self.tracee)
 
     @property
     def attached(self) -> int:

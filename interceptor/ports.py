@@ -15,7 +15,7 @@ from interceptor.verdict import Fail, Verdict
 
 if TYPE_CHECKING:
     from interceptor.container import Container
-    from interceptor.policy import Decision, Policy
+    from interceptor.policy import Decision, FilesystemDecision, Policy
     from interceptor.wire import Anchor
 
 
@@ -74,6 +74,9 @@ class Tracee(Protocol):
         OSError(ENOENT) for a descriptor that is not open, as procfs says.
         """
 
+    def take(self, fd: int) -> int:
+        """A duplicate of its descriptor `fd`, ours until the call is answered; OSError(EBADF) for none."""
+
     @property
     def uid_inside(self) -> int:
         """The tracee's effective uid as its container's user namespace numbers it; 65534 for one it does not map."""
@@ -86,6 +89,32 @@ class Tracee(Protocol):
         """The mount point of a whole, visible `fstype` (proc, sysfs) of the tracee's, then what is mounted below it,
         relative to it, in mount order: what a fresh mount must cover again so that it reveals no more. Empty without one.
         """
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """A filesystem context (fsopen(2)) that was opened for the tracee, and what is known of it."""
+
+    fstype: bytes
+    choice: FilesystemDecision
+    created: bool = False
+    """FSCONFIG_CMD_CREATE was answered with success, and nothing done on the tracee's own context."""
+    native: bool = False
+    """Its options ask for what the kernel does for the tracee itself."""
+    refusal: int = 0
+    """errno of the first option that we could not take over; the kernel may have taken it."""
+    mounted: bool = False
+    """fsmount(2) was answered, and the mount is not attached yet."""
+
+
+class Contexts(Protocol):
+    """What the new mount API keeps for the container between its calls."""
+
+    def find(self, fd: int) -> Context | None:
+        """The context that is the tracee's descriptor `fd`; None for one of the kernel's own, or none at all."""
+
+    def find_mount(self, fd: int) -> Context | None:
+        """The context of the detached mount on which the tracee's descriptor `fd` lies."""
 
 
 class Agent(Protocol):
@@ -123,6 +152,28 @@ class Agent(Protocol):
         encodes it. On a tmpfs of a user namespace's the node is mounted from one of ours, so that it can be opened.
         """
 
+    def open_context(self, context: Context, *, twin: bool) -> int:
+        """fsopen(2) of `context.fstype` with the tracee's own rights; a descriptor to inject, and `context` is kept.
+        With `twin` a second one, of an overlay, with ours. OSError(ENOSYS) where the kernel cannot (Linux 6.5).
+        """
+
+    def set_overlay_option(self, context: Context, key: bytes, value: bytes | int | None) -> None:
+        """One option of the twin, checked as one of mount(2)'s; `value` is text, a directory's descriptor, or a flag's None."""
+
+    def create_overlay(self, context: Context) -> None:
+        """The twin's superblock; its mounter is the container's root kuid."""
+
+    def mount_context(self, context: Context, attributes: int, *, like: Sequence[bytes] = ()) -> None:
+        """A detached mount with these MOUNT_ATTR_*: of the twin, of the tracee's own context, or a stand-in; `like` as for
+        `mount`.
+        """
+
+    def open_mount(self, context: Context) -> int:
+        """The root directory of that mount, to inject: a descriptor for reading, opened with the tracee's rights."""
+
+    def move_mount(self, context: Context, at: Anchor, *, follow: bool) -> None:
+        """Attaches that mount and lets go of the context."""
+
     def set_hostname(self, name: bytes) -> None:
         """sethostname(2) in the tracee's UTS namespace."""
 
@@ -138,6 +189,9 @@ class Reach(Protocol):
 
     @property
     def agent(self) -> Agent: ...
+
+    @property
+    def contexts(self) -> Contexts: ...
 
 
 @dataclass(slots=True)
@@ -161,6 +215,10 @@ class Call:
     @property
     def agent(self) -> Agent:
         return self.reach.agent
+
+    @property
+    def contexts(self) -> Contexts:
+        return self.reach.contexts
 
     def deny(self, number: int, why: str) -> Verdict:
         """The verdict of a rule's refusal: `number` is an errno, `why` names the argument that was refused."""

@@ -181,6 +181,11 @@ class Pinned:
         return held.fileno()
 
     @property
+    def proc_fd(self) -> int:
+        """/proc/TID, O_PATH."""
+        return self._held.proc
+
+    @property
     def root_fd(self) -> int:
         return self._open("root", path_only=True)
 

@@ -1,8 +1,9 @@
-"""fsopen(2): the door to the new mount API for types that mount(2) emulates.
+"""fsopen(2): the door to the new mount API.
 
-Until the calls behind it are emulated, ENOSYS for exactly these types sends util-linux, systemd and runc back to
-mount(2), which is; every other type, and proc and sysfs where the kernel itself can mount them, stays native. Never EPERM:
-programs fall back on ENOSYS only.
+What mount(2) would do for a type decides: types that are the kernel's stay there. For the others the agent opens the context,
+in the tracee's namespaces and with its rights, so that later calls recognise it (fsconfig(2), fsmount(2)); what is denied is
+denied by fsmount(2). An overlay gets a second context with our rights, which the tracee never has. Kernels on which that
+cannot be done (before 6.5) answer ENOSYS, and programs go back to mount(2).
 
 Source: fsopen(2); Linux fs/fsopen.c.
 """
@@ -10,15 +11,14 @@ Source: fsopen(2); Linux fs/fsopen.c.
 from __future__ import annotations
 
 import enum
-import errno
 from dataclasses import dataclass
 from typing import Annotated
 
 from interceptor.args import PAGE_SIZE, Flags, String
 from interceptor.policy import Mount
-from interceptor.ports import Call, Cap, Namespace
-from interceptor.registry import Needs, Support, handles
-from interceptor.verdict import Continue, Fail, Verdict
+from interceptor.ports import Call, Cap, Context, Namespace
+from interceptor.registry import Needs, handles
+from interceptor.verdict import AddFd, Continue, Verdict
 
 
 class FsopenFlag(enum.IntFlag):
@@ -38,18 +38,20 @@ class FsopenArgs:
 @handles(
     "fsopen",
     needs=Needs(Cap.SYS_ADMIN, owner_of=Namespace.MOUNT),
-    support=Support.PARTIAL,
-    note="ENOSYS for types that mount(2) emulates, so that programs fall back on it; native otherwise.",
+    note="As mount(2) of that type: contexts that are to be emulated are opened by us, with the tracee's rights.",
 )
 def fsopen(call: Call, args: FsopenArgs) -> Verdict:
     choice = call.policy.filesystem(args.fsname)
     call.rule = choice.rule
-    if choice.mount is Mount.NATIVE or (
-        args.fsname in _NATIVE_UNLESS_NESTED and not call.tracee.in_nested_user_namespace
-    ):
+    if args.flags & ~int(FsopenFlag.FSOPEN_CLOEXEC):
+        return Continue(because="flags that do not exist are the kernel's to refuse")
+    if choice.mount is Mount.NATIVE or (choice.mount is Mount.EMULATE and args.fsname not in _EMULATED):
         return Continue(because="the kernel opens it with what the tracee has itself")
-    call.why = f"fall back on mount(2) for {args.fsname.decode(errors='replace')}"
-    return Fail(errno.ENOSYS)
+    twin = choice.mount is Mount.EMULATE and args.fsname == b"overlay"
+    if twin and call.tracee.in_nested_user_namespace:
+        return Continue(because="trusted attributes are lent to the container's own user namespace only")
+    context = call.agent.open_context(Context(args.fsname, choice), twin=twin)
+    return AddFd(context, cloexec=bool(args.flags & FsopenFlag.FSOPEN_CLOEXEC))
 
 
-_NATIVE_UNLESS_NESTED = frozenset({b"proc", b"sysfs"})
+_EMULATED = frozenset({b"proc", b"sysfs", b"overlay"})

@@ -50,6 +50,12 @@ static const struct action {
 	[AGENT_SETHOSTNAME] = { act_hostname, FD(UTSNS), TEXT(DATA) },
 	[AGENT_SETDOMAINNAME] = { act_hostname, FD(UTSNS), TEXT(DATA) },
 	[AGENT_MAKE_NODE] = { act_make_node, THERE | FD(USERNS), TEXT(PATH) },
+	[AGENT_FSOPEN] = { act_fsopen, THERE | FD(USERNS), TEXT(TYPE) },
+	[AGENT_OVERLAY_OPTION] = { act_overlay_option, THERE | FD(USERNS) | FD(CONTEXT), TEXT(KEY) },
+	[AGENT_OVERLAY_CREATE] = { act_overlay_create, THERE | FD(CONTEXT), 0 },
+	[AGENT_FSMOUNT] = { act_fsmount, THERE | FD(USERNS), 0 },
+	[AGENT_OPEN_ROOT] = { act_open_root, THERE | FD(USERNS) | FD(CONTEXT), 0 },
+	[AGENT_MOVE_MOUNT] = { act_move_mount, THERE | FD(CONTEXT), TEXT(PATH) },
 };
 
 long act_hostname(struct call *call)
@@ -174,13 +180,38 @@ static void perform(struct call *call, struct agent_reply *reply)
 	reply->value = call->value;
 }
 
+/* The reply, with what it gives. */
+static long answer(struct agent_reply *reply, const struct call *call)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(AGENT_GIVEN_MAX * sizeof(int))];
+	} gift = { .header = { 0 } };
+	struct iovec part = { reply, sizeof *reply };
+	struct msghdr out = { .msg_iov = &part, .msg_iovlen = 1 };
+	unsigned count = 0;
+
+	if (reply->error || reply->outcome != AGENT_DONE || call->given[0] < 0)
+		return sys(sendto, LINK_FD, reply, sizeof *reply, MSG_NOSIGNAL, 0, 0);
+	while (count < AGENT_GIVEN_MAX && call->given[count] >= 0) {
+		((int *)CMSG_DATA(&gift.header))[count] = call->given[count];
+		count++;
+	}
+	gift.header.cmsg_len = CMSG_LEN(count * sizeof(int));
+	gift.header.cmsg_level = SOL_SOCKET;
+	gift.header.cmsg_type = SCM_RIGHTS;
+	out.msg_control = &gift;
+	out.msg_controllen = CMSG_SPACE(count * sizeof(int));
+	return sys(sendmsg, LINK_FD, &out, MSG_NOSIGNAL);
+}
+
 static void serve_one(void)
 {
 	struct iovec part = { &message, sizeof message };
 	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
-	struct call call = { .outcome = AGENT_DONE };
-	struct agent_reply reply = { .outcome = AGENT_MALFORMED };
-	long size = sys(recvmsg, LINK_FD, &header, MSG_CMSG_CLOEXEC);
+	struct call call = { .outcome = AGENT_DONE, .given = { -1, -1 } };
+	struct agent_reply reply = { .outcome = AGENT_MALFORMED, .given = { -1, -1 } };
+	long sent, size = sys(recvmsg, LINK_FD, &header, MSG_CMSG_CLOEXEC);
 
 	if (size == -EINTR)
 		return;
@@ -191,8 +222,12 @@ static void serve_one(void)
 	reply.cookie = message.request.cookie;
 	if (!(header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) && take_apart(&call, size, header.msg_controllen))
 		perform(&call, &reply);
-	sys(close_range, FIRST_FREE_FD, ~0u, 0);
-	if (sys(sendto, LINK_FD, &reply, sizeof reply, MSG_NOSIGNAL, 0, 0) != sizeof reply)
+	if (call.given[0] < 0)
+		sys(close_range, FIRST_FREE_FD, ~0u, 0);
+	sent = answer(&reply, &call);
+	if (call.given[0] >= 0)
+		sys(close_range, FIRST_FREE_FD, ~0u, 0);
+	if (sent != sizeof reply)
 		end(0);
 }
 

@@ -24,6 +24,7 @@ struct call {
 	int denied;         /* the tracee's root cannot be entered with its filesystem ids alone */
 	uint32_t outcome;
 	int64_t value;
+	int given[AGENT_GIVEN_MAX]; /* descriptors that go with the reply; -1: none */
 };
 
 /* For tests of what is done on older kernels: features newer than this (617: Linux 6.17) are not used. */
@@ -52,6 +53,7 @@ long path_enter(struct call *call);
 long path_open(const struct call *call, int base, const char *path, uint32_t flags);
 #define PATH_NOFOLLOW 1u
 #define PATH_READABLE 2u   /* a directory that the tracee may also list */
+#define PATH_LIST 4u       /* the same, and the descriptor is one for listing it */
 /* The target of a mount. */
 long path_target(const struct call *call);
 
@@ -72,6 +74,8 @@ long context_common(int context, const struct call *call);
 /* mount(2)'s data string, split as generic_parse_monolithic() does. */
 long context_options(int context, const char *options);
 long context_create(int context);
+/* What of mount(2)'s flags is MOUNT_ATTR_*. */
+uint64_t context_attributes(uint64_t flags);
 /* fsmount with the MOUNT_ATTR_* of mount(2)'s flags and `add`. */
 long context_mount(int context, const struct call *call, uint64_t add);
 
@@ -79,6 +83,17 @@ long context_mount(int context, const struct call *call, uint64_t add);
 long attach(struct call *call, int mount, int target);
 /* ID_VALID: to be asked immediately before anything is changed. */
 int still_waiting(const struct call *call);
+/* The same for move_mount(2), which refuses by itself. */
+long attach_moved(struct call *call, int mount, int target);
+
+/* agent_overlay.c: whether this kernel's overlay takes layers one by one, when they are set (Linux 6.5). */
+int overlay_takes_options_one_by_one(void);
+
+/* agent_mount.c: what every fresh proc and sysfs gets, however it was made. A detached mount, with what must cover parts of it
+ * (text COVERS); `mount` itself where nothing does. Stands in the tracee's mount namespace before and after. */
+long finish_fresh(const struct call *call, int mount);
+/* A detached, empty, read-only tmpfs in the place of TYPE, with these MOUNT_ATTR_*. */
+long make_stand_in(const struct call *call, uint64_t attributes);
 
 /* agent_stage.c: trees assembled where nobody looks. */
 #define NO_COVER -1
@@ -101,6 +116,12 @@ long act_overlay(struct call *call); /* agent_overlay.c */
 long act_mount_id(struct call *call);
 long act_hostname(struct call *call);
 long act_make_node(struct call *call); /* agent_node.c */
+long act_fsopen(struct call *call);  /* agent_newmount.c */
+long act_fsmount(struct call *call);
+long act_open_root(struct call *call);
+long act_move_mount(struct call *call);
+long act_overlay_option(struct call *call); /* agent_overlay.c */
+long act_overlay_create(struct call *call);
 
 /* agent_filter.c: from here on only the system calls of the list; any other ends the process. */
 long filter_install(void);

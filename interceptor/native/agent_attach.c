@@ -35,6 +35,15 @@ int still_waiting(const struct call *call)
 	return !id || !sys(ioctl, call->fd[AGENT_FD_NOTIFIER], SECCOMP_IOCTL_NOTIF_ID_VALID, &id);
 }
 
+long attach_moved(struct call *call, int mount, int target)
+{
+	if (!still_waiting(call)) {
+		call->outcome = AGENT_GONE;
+		return 0;
+	}
+	return sys(move_mount, mount, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
 long attach(struct call *call, int mount, int target)
 {
 	struct facts facts;
@@ -50,10 +59,6 @@ long attach(struct call *call, int mount, int target)
 		error = path_facts(mount, &facts);
 	if (error)
 		return error;
-	if (!still_waiting(call)) {
-		call->outcome = AGENT_GONE;
-		return 0;
-	}
 	call->value = (int64_t)facts.mount_id;
-	return sys(move_mount, mount, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	return attach_moved(call, mount, target);
 }

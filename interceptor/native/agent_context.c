@@ -105,7 +105,7 @@ long context_create(int context)
 }
 
 /* path_mount()'s reading of MS_*: relatime unless something else is asked for, strictatime before noatime. */
-static uint64_t attributes(uint64_t flags)
+uint64_t context_attributes(uint64_t flags)
 {
 	uint64_t found = 0;
 
@@ -130,5 +130,5 @@ static uint64_t attributes(uint64_t flags)
 
 long context_mount(int context, const struct call *call, uint64_t add)
 {
-	return sys(fsmount, context, FSMOUNT_CLOEXEC, attributes(call->request->mount_flags) | add);
+	return sys(fsmount, context, FSMOUNT_CLOEXEC, context_attributes(call->request->mount_flags) | add);
 }

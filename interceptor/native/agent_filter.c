@@ -23,7 +23,7 @@ static const struct sock_filter program[] = {
 	RETURN(SECCOMP_RET_KILL_PROCESS),
 	LOAD(nr),
 	/* the link */
-	ALLOW(recvmsg), ALLOW(sendto), ALLOW(close_range), ALLOW(close), ALLOW(setitimer),
+	ALLOW(recvmsg), ALLOW(sendto), ALLOW(sendmsg), ALLOW(close_range), ALLOW(close), ALLOW(setitimer),
 	/* where we stand and who we are */
 	ALLOW(setns), ALLOW(unshare), ALLOW(fchdir), ALLOW(chroot), ALLOW(setgroups), ALLOW(setfsuid), ALLOW(setfsgid),
 	ALLOW(setresuid), ALLOW(setresgid), ALLOW(capget), ALLOW(capset), ALLOW(prctl),

@@ -252,6 +252,11 @@ static long cover(const struct call *call, int mount)
 	return count ? stage(call, mount, covers, count, call->request->flags & AGENT_LOCK_COVERS) : mount;
 }
 
+long finish_fresh(const struct call *call, int mount)
+{
+	return call->text[AGENT_TEXT_COVERS] ? cover(call, mount) : mount;
+}
+
 static int complete(const struct call *call, const struct type *type)
 {
 	if (!type)
@@ -281,8 +286,8 @@ long act_mount(struct call *call)
 	target = error ? error : path_target(call);
 	if (target < 0)
 		return target;   /* mount(2) looks at the target before anything else */
-	if (mount >= 0 && call->text[AGENT_TEXT_COVERS])
-		mount = cover(call, mount);
+	if (mount >= 0)
+		mount = finish_fresh(call, mount);
 	return mount < 0 ? mount : attach(call, mount, target);
 }
 
@@ -303,16 +308,11 @@ static long own(int context, const struct agent_request *request)
 	return error ? error : context_set(context, "mode", "0755");
 }
 
-long act_stand_in(struct call *call)
+long make_stand_in(const struct call *call, uint64_t attributes)
 {
-	long target, context, mount, error = path_enter(call);
+	long context = sys(fsopen, "tmpfs", FSOPEN_CLOEXEC);
+	long error;
 
-	if (error)
-		return error;
-	target = path_target(call);
-	if (target < 0)
-		return target;
-	context = sys(fsopen, "tmpfs", FSOPEN_CLOEXEC);
 	if (context < 0)
 		return context;
 	error = context_set(context, "source", call->text[AGENT_TEXT_TYPE]);
@@ -322,6 +322,18 @@ long act_stand_in(struct call *call)
 		error = context_flag(context, "ro");
 	if (!error)
 		error = context_create(context);
-	mount = error ? error : context_mount(context, call, MOUNT_ATTR_RDONLY);
+	return error ? error : sys(fsmount, context, FSMOUNT_CLOEXEC, attributes | MOUNT_ATTR_RDONLY);
+}
+
+long act_stand_in(struct call *call)
+{
+	long target, mount, error = path_enter(call);
+
+	if (error)
+		return error;
+	target = path_target(call);
+	if (target < 0)
+		return target;
+	mount = make_stand_in(call, context_attributes(call->request->mount_flags));
 	return mount < 0 ? mount : attach(call, mount, target);
 }

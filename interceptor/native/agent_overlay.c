@@ -55,19 +55,15 @@ static int of_container(uint32_t id, uint32_t first, uint32_t count)
 	return id >= first && id - first < count;
 }
 
-static long add_layer(struct overlay *overlay, enum kind kind, const char *path)
+/* What overlayfs will do with its mounter's rights, the tracee must own and be able to read. */
+static long add_directory(struct overlay *overlay, enum kind kind, long fd)
 {
 	const struct agent_request *request = overlay->call->request;
 	struct facts facts;
-	long error, fd;
+	long error;
 
-	if (!*path)
-		return -EINVAL;
 	if (overlay->count == LAYERS_MAX)
 		return -EINVAL;
-	fd = path_open(overlay->call, overlay->call->fd[AGENT_FD_CWD], path, 0);
-	if (fd < 0)
-		return fd;
 	error = path_facts(fd, &facts);
 	if (error)
 		return error;
@@ -82,6 +78,16 @@ static long add_layer(struct overlay *overlay, enum kind kind, const char *path)
 	layers[overlay->count].kind = kind;
 	layers[overlay->count++].fd = fd;
 	return 0;
+}
+
+static long add_layer(struct overlay *overlay, enum kind kind, const char *path)
+{
+	long fd;
+
+	if (!*path)
+		return -EINVAL;
+	fd = path_open(overlay->call, overlay->call->fd[AGENT_FD_CWD], path, 0);
+	return fd < 0 ? fd : add_directory(overlay, kind, fd);
 }
 
 static void drop(struct overlay *overlay, enum kind first, enum kind last)
@@ -285,7 +291,7 @@ static int create_as_mounter(void *argument)
 	struct overlay *overlay = argument;
 	long error = creds_of_mounter(overlay->call->request);
 
-	if (!error && giving != BY_FD)
+	if (!error && overlay->count && giving != BY_FD)
 		error = give_names(overlay);
 	overlay->result = error ? error : context_create(overlay->context);
 	return 0;
@@ -325,4 +331,85 @@ long act_overlay(struct call *call)
 	if (mount >= 0)
 		mount = stage(call, mount, 0, 0, 1);
 	return mount < 0 ? mount : attach(call, mount, target);
+}
+
+/* fsconfig(2) on a context of ours: each option is checked as one of mount(2)'s, and given to the kernel at once. */
+
+int overlay_takes_options_one_by_one(void)
+{
+	find_out();
+	return giving == BY_FD || giving == BY_NAME;
+}
+
+/* vfs_parse_sb_flag() knows these, and none is a path. */
+static const char *const generic[] = { "ro", "rw", "sync", "async", "dirsync", "mand", "nomand", "lazytime", "nolazytime" };
+static const char *const appended[] = { "lowerdir+", "datadir+" };
+
+static int give_as_mounter(void *argument)
+{
+	struct overlay *overlay = argument;
+	long error = creds_of_mounter(overlay->call->request);
+
+	overlay->result = error ? error : give_names(overlay);
+	return 0;
+}
+
+static long give(struct overlay *overlay)
+{
+	long error;
+
+	if (giving == BY_FD || !overlay->count)
+		return give_fds(overlay);
+	error = sys_run_child(give_as_mounter, overlay);
+	return error ? error : overlay->result;
+}
+
+static long one_option(struct overlay *overlay, const char *key, char *value)
+{
+	if (text_equal(key, "source"))
+		return context_set(overlay->context, key, value ? value : "");
+	if (!value && LISTED(key, generic))
+		return context_flag(overlay->context, key);
+	if (value && text_equal(key, "lowerdir")) {
+		long error = context_set(overlay->context, key, ""); /* forgets those before (ovl_reset_lowerdirs()) */
+
+		if (error)
+			return error;
+	}
+	return option(overlay, key, value);
+}
+
+static long one_directory(struct overlay *overlay, const char *key, int fd)
+{
+	if (LISTED(key, appended))
+		return add_directory(overlay, *key == 'd' ? DATA : LOWER, fd);
+	if (text_equal(key, "upperdir") || text_equal(key, "workdir"))
+		return add_directory(overlay, *key == 'u' ? UPPER : WORK, fd);
+	return -EINVAL;
+}
+
+long act_overlay_option(struct call *call)
+{
+	struct overlay overlay = { .call = call, .context = call->fd[AGENT_FD_CONTEXT] };
+	const char *key = call->text[AGENT_TEXT_KEY];
+	long error = path_enter(call);
+
+	if (error)
+		return error;
+	find_out();
+	if (call->fd[AGENT_FD_BASE] >= 0)
+		error = one_directory(&overlay, key, call->fd[AGENT_FD_BASE]);
+	else
+		error = one_option(&overlay, key, (char *)call->text[AGENT_TEXT_VALUE]);
+	return error ? error : give(&overlay);
+}
+
+long act_overlay_create(struct call *call)
+{
+	struct overlay overlay = { .call = call, .context = call->fd[AGENT_FD_CONTEXT] };
+	long error = path_enter(call); /* clone_private_mount() asks for the caller's mount namespace */
+
+	if (!error)
+		error = sys_run_child(create_as_mounter, &overlay);
+	return error ? error : overlay.result;
 }

@@ -30,10 +30,10 @@ static long walk(int base, const char *path, uint32_t flags)
 	long fd = sys(openat2, base < 0 ? AT_FDCWD : base, path, &how, sizeof how);
 	long list;
 
-	if (fd < 0 || !(flags & PATH_READABLE))
+	if (fd < 0 || !(flags & (PATH_READABLE | PATH_LIST)))
 		return fd;
 	list = sys(openat, fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (list < 0)
+	if (list < 0 || flags & PATH_LIST)
 		return list;
 	sys(close, list);
 	return fd;

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define AGENT_WIRE_VERSION 4
+#define AGENT_WIRE_VERSION 5
 #define AGENT_TEXT_MAX 32768
 #define AGENT_GROUPS_MAX 32
 
@@ -25,6 +25,13 @@ enum agent_op {
 	AGENT_MOUNT_ID = 4,      /* value = STATX_MNT_ID of the mount root at PATH; EINVAL when it is no mount's root */
 	AGENT_SETHOSTNAME = 5,   /* DATA, in the UTS namespace of fd UTSNS */
 	AGENT_SETDOMAINNAME = 6,
+	/* The new mount API; agent_newmount.c. Descriptors that an action gives come with its reply. */
+	AGENT_FSOPEN = 16,       /* gives a context of TYPE, of the tracee's own namespaces; with AGENT_TWIN one of ours, too */
+	AGENT_OVERLAY_OPTION = 17, /* KEY and VALUE (absent: a flag), or the directory BASE, for the overlay CONTEXT of ours */
+	AGENT_OVERLAY_CREATE = 18, /* FSCONFIG_CMD_CREATE on it, mounter = the container's root kuid */
+	AGENT_FSMOUNT = 19,      /* gives a detached mount of CONTEXT; without one, of a stand-in for TYPE; value = its STATX_MNT_ID */
+	AGENT_OPEN_ROOT = 20,    /* gives the root directory of the mount CONTEXT, open for reading */
+	AGENT_MOVE_MOUNT = 21,   /* attaches the detached mount CONTEXT at PATH */
 	AGENT_MAKE_NODE = 32,    /* mknod(2) of a device at PATH; value = its inode number */
 	AGENT_OPS = 80,
 };
@@ -40,7 +47,8 @@ enum agent_fd {
 	AGENT_FD_PIDNS = 6,      /* for proc */
 	AGENT_FD_NETNS = 7,      /* for sysfs */
 	AGENT_FD_UTSNS = 8,
-	AGENT_FD_ROLES = 9,
+	AGENT_FD_CONTEXT = 9,    /* a filesystem context, or a detached mount */
+	AGENT_FD_ROLES = 10,
 };
 
 /* Texts, in the order in which they follow the request; `texts` has bit (1 << kind) for each present. */
@@ -53,11 +61,15 @@ enum agent_text {
 	 * ended by '\n' (a '\n' or '\\' inside is written as "\012" or "\134", as mountinfo does). */
 	AGENT_TEXT_COVERS = 4,
 	AGENT_TEXT_DATA = 5,     /* host or domain name; `data_length` bytes count, NUL may be inside, one NUL follows */
-	AGENT_TEXT_KINDS = 6,
+	AGENT_TEXT_KEY = 6,      /* fsconfig(2)'s key and value */
+	AGENT_TEXT_VALUE = 7,
+	AGENT_TEXT_KINDS = 8,
 };
 
-#define AGENT_FOLLOW 1u          /* MOUNT_ID: PATH's last component may be a symbolic link (mounting always follows) */
-#define AGENT_LOCK_COVERS 2u     /* MOUNT: covers cannot be unmounted (MNT_LOCKED), as in a nested user namespace */
+#define AGENT_FOLLOW 1u          /* MOUNT_ID, MOVE_MOUNT: PATH's last component may be a symbolic link (mounting always follows) */
+#define AGENT_LOCK_COVERS 2u     /* MOUNT, FSMOUNT: covers cannot be unmounted (MNT_LOCKED), as in a nested user namespace */
+#define AGENT_TWIN 4u            /* FSOPEN: a second context, with our rights, which is never the tracee's */
+#define AGENT_OURS 8u            /* FSMOUNT: the superblock is of our making: nodev, locked */
 
 struct agent_request {
 	uint32_t version;            /* AGENT_WIRE_VERSION */
@@ -68,7 +80,7 @@ struct agent_request {
 	uint32_t fds;                /* bits of enum agent_fd */
 	uint32_t texts;              /* bits of enum agent_text */
 	uint32_t text_length;        /* bytes after this struct */
-	uint64_t mount_flags;        /* MS_*, for MOUNT, STAND_IN and OVERLAY */
+	uint64_t mount_flags;        /* MS_*, for MOUNT, STAND_IN and OVERLAY; MOUNT_ATTR_* for FSMOUNT */
 	uint64_t unless_mount;       /* STATX_MNT_ID: if PATH is this mount's root, nothing is attached; 0: always attach.
 	                              * MAKE_NODE: inode number; if PATH is this file, nothing is made. */
 	uint64_t number[4];          /* what an action takes besides, as it says itself */
@@ -88,11 +100,14 @@ enum agent_outcome {
 	AGENT_MALFORMED = 2,     /* no request of this protocol, or one that lacks a text or descriptor; nothing was done */
 };
 
+#define AGENT_GIVEN_MAX 2
+
 struct agent_reply {
 	uint64_t cookie;
 	int32_t error;               /* 0 or a positive errno: the tracee's failure */
 	uint32_t outcome;            /* enum agent_outcome */
 	int64_t value;
+	int32_t given[AGENT_GIVEN_MAX]; /* descriptors that came along, as the receiver has them; -1: none */
 };
 
 #endif

@@ -83,12 +83,39 @@ int ic_agent_spawn(int memfd, int null, int patience_us, struct ic_agent *agent)
 	return error;
 }
 
+static void take_given(struct agent_reply *reply, const struct cmsghdr *header)
+{
+	size_t count = 0, i;
+
+	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+		count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	for (i = 0; i < AGENT_GIVEN_MAX; i++)
+		reply->given[i] = i < count ? ((const int *)CMSG_DATA(header))[i] : -1;
+}
+
+static void drop_given(struct agent_reply *reply)
+{
+	for (int i = 0; i < AGENT_GIVEN_MAX; i++)
+		if (reply->given[i] >= 0)
+			close(reply->given[i]);
+}
+
 static int receive(int socket, uint64_t cookie, struct agent_reply *reply, int flags)
 {
-	ssize_t size = recv(socket, reply, sizeof *reply, flags);
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(AGENT_GIVEN_MAX * sizeof(int))];
+	} control;
+	struct iovec part = { reply, sizeof *reply };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
+	ssize_t size = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
 
-	if (size == sizeof *reply)
-		return reply->cookie == cookie ? 1 : -EPROTO;
+	if (size >= 0)
+		take_given(reply, CMSG_FIRSTHDR(&message));
+	if (size == sizeof *reply && reply->cookie == cookie)
+		return 1;
+	if (size >= 0)
+		drop_given(reply);
 	if (size < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	return size ? -EPROTO : -ECONNRESET;

@@ -33,6 +33,8 @@ TEXT_MAX: int = _lib.AGENT_TEXT_MAX
 GROUPS_MAX: int = _lib.AGENT_GROUPS_MAX
 FOLLOW: int = _lib.AGENT_FOLLOW
 LOCK_COVERS: int = _lib.AGENT_LOCK_COVERS
+TWIN: int = _lib.AGENT_TWIN
+OURS: int = _lib.AGENT_OURS
 
 PING: int = _lib.AGENT_PING
 MOUNT: int = _lib.AGENT_MOUNT
@@ -42,6 +44,12 @@ MOUNT_ID: int = _lib.AGENT_MOUNT_ID
 SETHOSTNAME: int = _lib.AGENT_SETHOSTNAME
 SETDOMAINNAME: int = _lib.AGENT_SETDOMAINNAME
 MAKE_NODE: int = _lib.AGENT_MAKE_NODE
+FSOPEN: int = _lib.AGENT_FSOPEN
+OVERLAY_OPTION: int = _lib.AGENT_OVERLAY_OPTION
+OVERLAY_CREATE: int = _lib.AGENT_OVERLAY_CREATE
+FSMOUNT: int = _lib.AGENT_FSMOUNT
+OPEN_ROOT: int = _lib.AGENT_OPEN_ROOT
+MOVE_MOUNT: int = _lib.AGENT_MOVE_MOUNT
 
 NOTIFIER: int = _lib.AGENT_FD_NOTIFIER
 MNTNS: int = _lib.AGENT_FD_MNTNS
@@ -52,6 +60,7 @@ USERNS: int = _lib.AGENT_FD_USERNS
 PIDNS: int = _lib.AGENT_FD_PIDNS
 NETNS: int = _lib.AGENT_FD_NETNS
 UTSNS: int = _lib.AGENT_FD_UTSNS
+CONTEXT: int = _lib.AGENT_FD_CONTEXT
 
 PATH: int = _lib.AGENT_TEXT_PATH
 TYPE: int = _lib.AGENT_TEXT_TYPE
@@ -59,6 +68,8 @@ SOURCE: int = _lib.AGENT_TEXT_SOURCE
 OPTIONS: int = _lib.AGENT_TEXT_OPTIONS
 COVERS: int = _lib.AGENT_TEXT_COVERS
 DATA: int = _lib.AGENT_TEXT_DATA
+KEY: int = _lib.AGENT_TEXT_KEY
+VALUE: int = _lib.AGENT_TEXT_VALUE
 
 DONE: int = _lib.AGENT_DONE
 GONE: int = _lib.AGENT_GONE
@@ -105,6 +116,8 @@ class Reply(NamedTuple):
     error: int
     outcome: int
     value: int
+    given: tuple[int, ...] = ()
+    """Descriptors that came along; the caller's to close."""
 
 
 def pack(request: Request, cookie: int) -> tuple[bytes, list[int]]:
@@ -190,7 +203,9 @@ class Link:
     def _taken(self, result: int) -> Reply | None:
         if result > 0:
             reply = self._reply
-            return Reply(reply.error, reply.outcome, reply.value)
+            if reply.given[0] < 0:
+                return Reply(reply.error, reply.outcome, reply.value)
+            return Reply(reply.error, reply.outcome, reply.value, tuple(fd for fd in reply.given if fd >= 0))
         if result == 0:
             return None
         if result == -errno.EPIPE:

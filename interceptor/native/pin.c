@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/kcmp.h>
 #include <linux/nsfs.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,9 @@
 
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD O_EXCL
+#endif
+#ifndef F_DUPFD_QUERY
+#define F_DUPFD_QUERY 1027
 #endif
 #define PAGE 4096u
 #define DEPTH 33 /* user namespaces nest at most 32 deep (user_namespaces(7)) */
@@ -175,6 +179,15 @@ int ic_pin_getfd(int proc, uint32_t tid, int fd)
 	saved = errno;
 	close(pidfd);
 	return result < 0 ? -saved : result;
+}
+
+int ic_same_file(int one, int other)
+{
+	int same = fcntl(one, F_DUPFD_QUERY, other);
+
+	if (same >= 0 || errno != EINVAL)
+		return same > 0;
+	return syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, one, other) == 0;
 }
 
 int ic_pin_capable(int proc, const char *name, uint64_t cap_effective, int cap, uint32_t euid)

@@ -46,6 +46,8 @@ int ic_pin_open(int proc, const char *name, int path_only);
 uint64_t ic_pin_inode(int proc, const char *name);
 /* A duplicate of the tracee's descriptor (pidfd_getfd(2)), or -errno; EBADF is the tracee's mistake. */
 int ic_pin_getfd(int proc, uint32_t tid, int fd);
+/* Whether two descriptors of ours are one open file (F_DUPFD_QUERY of Linux 6.10, else kcmp(2)). */
+int ic_same_file(int one, int other);
 /* Whether `cap_effective`, held in the pinned tracee's user namespace by `euid`, counts in the user namespace that owns
  * the namespace NAME ("ns/mnt" …): security/commoncap.c cap_capable(). 1, 0 or -errno. */
 int ic_pin_capable(int proc, const char *name, uint64_t cap_effective, int cap, uint32_t euid);

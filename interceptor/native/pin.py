@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from interceptor.errors import InterceptorError, NotificationGone
@@ -115,6 +116,22 @@ def take(proc: int, tid: int, fd: int) -> int:
     if result < 0:
         fail(result, f"taking descriptor {fd} of the tracee")
     return result
+
+
+def same_file(one: int, other: int) -> bool:
+    """Whether two descriptors of ours are one open file."""
+    return bool(lib.ic_same_file(one, other))
+
+
+def mount_id(fd: int) -> int:
+    """The mount that a descriptor of ours lies on, as mountinfo numbers it. Asks no filesystem: it may be a hostile FUSE."""
+    with Path(f"/proc/self/fdinfo/{fd}").open("rb") as lines:
+        return next((int(line[7:]) for line in lines if line.startswith(b"mnt_id:")), 0)
+
+
+def ended(proc: int) -> bool:
+    """Whether the task of a /proc/TID has ended."""
+    return inode(proc, "ns/user") == 0
 
 
 def capable(proc: int, namespace: str, cap_effective: int, cap: int, euid: int) -> bool:

@@ -216,7 +216,7 @@ def test_malformed_requests_are_told_so_and_do_no_harm(target: Target) -> None:
 
 def test_it_is_small_alone_and_not_to_be_inspected() -> None:
     link = agentlink.Link()
-    assert link.call(agentlink.Request(agentlink.PING, {}, {})) == (0, agentlink.DONE, 0)
+    assert link.call(agentlink.Request(agentlink.PING, {}, {})) == (0, agentlink.DONE, 0, ())
     fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{link.pid}/status").read_text().splitlines())
     assert int(fields["VmRSS"].split()[0]) <= 64
     assert (fields["NoNewPrivs"], fields["Seccomp"], fields["Threads"]) == ("1", "2", "1")

@@ -28,8 +28,9 @@ def box() -> Iterator[whole.Box]:
 
 
 @pytest.mark.parametrize("abi", ["64", "32"])
-def test_every_answer_is_the_kernels_own(box: whole.Box, abi: str) -> None:
-    program = box.probe("pointers")
+@pytest.mark.parametrize("calls", ["pointers", "pointers_mounts"])
+def test_every_answer_is_the_kernels_own(box: whole.Box, calls: str, abi: str) -> None:
+    program = box.probe(calls)
     native = box.unfiltered(program, abi)
     filtered = box.exec(program, abi)
     assert native.returncode == filtered.returncode == 0, native.stderr + filtered.stderr

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from interceptor import registry
 from interceptor.container import Container, IdRange
 from interceptor.policy import BUILT_IN, Decision, Do, FilesystemDecision, Mount, Policy
-from interceptor.ports import AT_FDCWD, Call, Cap, Namespace
+from interceptor.ports import AT_FDCWD, Call, Cap, Context, Namespace
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class FakeTracee:
     mount_namespace: int = MOUNT_NAMESPACE
     notification_id: int = 7
     descriptors: dict[bytes, Anchor] = field(default_factory=dict)
+    taken: dict[int, int] = field(default_factory=dict)
     closed: int = 0
     waiting: bool = True
     container_init: bool = True
@@ -80,6 +82,11 @@ class FakeTracee:
 
     def namespace_id(self, namespace: Namespace) -> int:
         return {Namespace.MOUNT: self.mount_namespace, Namespace.USER: USER_NAMESPACE}[namespace]
+
+    def take(self, fd: int) -> int:
+        if fd not in self.taken:
+            raise OSError(errno.EBADF, "no such descriptor")
+        return self.taken[fd]
 
     def owns(self, namespace: Namespace) -> bool:
         return self.owned.get(namespace, True)
@@ -123,6 +130,25 @@ class FakeAgent:
 
     def make_node(self, at: Anchor, *, mode: int, device: int) -> None:
         self._do("make_node", at, mode, device)
+    def open_context(self, context: Context, *, twin: bool) -> int:
+        self._do("open_context", context.fstype, twin)
+        return 70
+
+    def set_overlay_option(self, context: Context, key: bytes, value: bytes | int | None) -> None:
+        self._do("set_overlay_option", context.fstype, key, value)
+
+    def create_overlay(self, context: Context) -> None:
+        self._do("create_overlay", context.fstype)
+
+    def mount_context(self, context: Context, attributes: int, *, like: Any = ()) -> None:
+        self._do("mount_context", context.fstype, attributes, tuple(like))
+
+    def open_mount(self, context: Context) -> int:
+        self._do("open_mount", context.fstype)
+        return 71
+
+    def move_mount(self, context: Context, at: Anchor, *, follow: bool) -> None:
+        self._do("move_mount", context.fstype, at, follow)
 
     def set_hostname(self, name: bytes) -> None:
         self._do("set_hostname", name)
@@ -132,11 +158,27 @@ class FakeAgent:
 
 
 @dataclass
+class FakeContexts:
+    """ports.Contexts."""
+
+    opened: dict[int, Context] = field(default_factory=dict)
+    """By the tracee's descriptor."""
+    mounts: dict[int, Context] = field(default_factory=dict)
+
+    def find(self, fd: int) -> Context | None:
+        return self.opened.get(fd)
+
+    def find_mount(self, fd: int) -> Context | None:
+        return self.mounts.get(fd)
+
+
+@dataclass
 class FakeReach:
     """ports.Reach."""
 
     tracee: FakeTracee = field(default_factory=FakeTracee)
     agent: FakeAgent = field(default_factory=FakeAgent)
+    contexts: FakeContexts = field(default_factory=FakeContexts)
 
 
 @dataclass
@@ -160,9 +202,10 @@ def ask(
     agent: FakeAgent | None = None,
     of: Container | None = None,
     by: Policy | None = None,
+    contexts: FakeContexts | None = None,
 ) -> Asked:
     """What handler `name` answers; an exception of its goes through."""
-    reach = FakeReach(tracee or FakeTracee(), agent or FakeAgent())
+    reach = FakeReach(tracee or FakeTracee(), agent or FakeAgent(), contexts or FakeContexts())
     call = Call(of or container(), by or policy(), Decision(Do.EMULATE, BUILT_IN), reach)
     asked = Asked(call, reach)
     asked.verdict = registry.load()[name].handler(call, args)

@@ -120,14 +120,19 @@ class Target:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._fds = {ns: os.open(f"/proc/{pid}/ns/{ns}", os.O_RDONLY | os.O_CLOEXEC) for ns in CLONE}
+        self._proc_fd = os.open(f"/proc/{pid}", os.O_PATH | os.O_CLOEXEC)
         self.root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
         self.cwd_fd = os.open(f"/proc/{pid}/cwd", os.O_PATH | os.O_CLOEXEC)
 
     def namespace_fd(self, namespace: Namespace) -> int:
         return self._fds[namespace]
 
+    @property
+    def proc_fd(self) -> int:
+        return self._proc_fd
+
     def close(self) -> None:
-        for fd in (*self._fds.values(), self.root_fd, self.cwd_fd):
+        for fd in (self._proc_fd, *self._fds.values(), self.root_fd, self.cwd_fd):
             os.close(fd)
 
     def path(self, inside: str) -> Path:

@@ -41,6 +41,11 @@ ALL = "all"
 
 POLICIES = {
     ALL: "extends: [default]\nselectable: true\n",
+    "no-new-mount-api": "extends: [default]\nselectable: true\ncalls:\n"
+    + "".join(
+        f"  {call}: [{{do: {{deny: ENOSYS}}}}]\n"
+        for call in ("fsopen", "fsconfig", "fsmount", "fspick", "move_mount", "open_tree", "mount_setattr")
+    ),
     # What Docker gives: no CAP_SYS_ADMIN.
     "engine": "extends: [default]\nselectable: true\ncapabilities: engine\n",
     "names": """\
