@@ -39,7 +39,7 @@ def in_mount_namespace(namespace: int) -> Iterator[None]:
     """Inside the block this thread's paths are those of another mount namespace; root and cwd are that namespace's
     root.
 
-    Import nothing inside: modules would be read from there. Start no threads inside: they would stay there. The first
+    Import nothing inside: modules would be read from there. A thread that is started inside stays there. The first
     use gives the thread its own root and cwd (CLONE_FS), so a thread that others rely on for its cwd must not use it.
     Asked for each time: a thread that this one has started since shares them again, and setns(2) then says EINVAL
     (where nobody shares, ksys_unshare() of kernel/fork.c has nothing to do).
@@ -50,6 +50,7 @@ def in_mount_namespace(namespace: int) -> Iterator[None]:
         try:
             yield
         finally:
+            _enter(lib.ic_unshare(lib.CLONE_FS), "unshare(CLONE_FS)")  # of a thread that was started inside
             _enter(lib.ic_setns(home.fileno(), lib.CLONE_NEWNS), "setns(CLONE_NEWNS) back")
 
 

@@ -113,6 +113,7 @@ class Procfs:
             undo.callback(mounts.unmount, f"{top}/{kind}")
             own = [leaf for leaf in self._table if _kind(leaf) == kind]
             mount.add(computed.add(0, view, own) if kind == "read" else remembered.add(own))
+        _write_constants(top, [leaf for leaf in self._table if _kind(leaf) == "file"], view, owner, undo)
         directory = stack.enter_context(Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
         return Served(view, computed, remembered, directory, namespace, root, stack.pop_all(), self._table)
 
@@ -120,6 +121,21 @@ class Procfs:
 def _make_directories(top: str) -> None:
     for path in (top, *(f"{top}/{kind}" for kind in ("read", "write", "file"))):
         os.mkdir(path, 0o711)
+
+
+def _write_constants(top: str, leaves: Sequence[Leaf], view: View, owner: tuple[int, int], undo: ExitStack) -> None:
+    """What never changes: files of a tmpfs, which nobody can write to afterwards."""
+    attributes = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
+    with mounts.fresh("tmpfs", [("mode", "711"), ("size", "1m")], attributes=attributes) as tree:
+        mounts.move_mount(tree.fileno(), f"{top}/file")
+    undo.callback(mounts.unmount, f"{top}/file")
+    for leaf in leaves:
+        path = f"{top}/{_place(leaf, 0)}"
+        with open(path, "xb") as file:
+            file.write(leaf.read(view))
+        os.chmod(path, leaf.mode)
+        os.chown(path, *owner)
+    mounts.set_attributes(f"{top}/file", attributes=attributes | mounts.MOUNT_ATTR_RDONLY)
 
 
 def _kind(leaf: Leaf) -> str:
