@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import struct
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.cgroup_trees import Tree
 
+from runtime.procfs.follow import Follower
 from runtime.procfs.leaf import View
-from runtime.procfs.values import LEAVES, cpuinfo, cpus, loadavg, meminfo, pressure, share, stat
+from runtime.procfs.values import LEAVES, cpuinfo, cpus, loadavg, meminfo, pressure, share, stat, sysinfo
 from runtime.procfs.values.loadavg import FIXED_1, PERIOD, Load, Tasks
 from runtime.procfs.values.stat import CpuTimes
+from runtime.procfs.values.sysinfo import Sysinfo
 from runtime.resources import Cgroup, CpuUsage
 
 if TYPE_CHECKING:
@@ -399,3 +403,53 @@ def test_cpumap_is_printed_as_the_kernel_prints_it(v2: Tree) -> None:
     unlimited = view(v2, "/")
     assert cpus.cpumap(0, unlimited) == b"0f\n"
     assert cpus.cpumap(1, unlimited) == b"00000000,000000f0\n"
+
+
+# -- sysinfo(2), sched_getaffinity(2), the follower ----------------------------------------------------------------------
+
+
+def test_sysinfo_says_what_the_files_say(v2: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share.time, "clock_gettime_ns", lambda _clock: 1100 * SECOND)
+    seen = view(v2)
+    found = sysinfo.sysinfo(seen)
+    assert (found.totalram, found.freeram, found.sharedram) == (512 << 20, 312 << 20, 10 << 20)
+    assert (found.totalswap, found.freeswap) == (256 << 20, 252 << 20)
+    assert (found.uptime, found.procs) == (101, 17), "do_sysinfo() rounds up"
+    loadavg.load(seen).averages = [FIXED_1, FIXED_1 // 2, 0]
+    assert sysinfo.sysinfo(seen).loads == (1 << 16, 1 << 15, 0)
+
+
+def test_the_structure_is_the_kernels() -> None:
+    """The layout of include/uapi/linux/sysinfo.h, with `long`s of 64 and of 32 bits."""
+    found = Sysinfo(7, (1, 2, 3), 8 << 30, 1 << 30, 0, 0, 4096, 0, 70_000)
+    wide, narrow = found.pack(64), found.pack(32)
+    assert (len(wide), len(narrow)) == (112, 64)
+    assert struct.unpack_from("=q3Q3Q", wide) == (7, 1, 2, 3, 8 << 30, 1 << 30, 0)
+    assert struct.unpack_from("=H", wide, 80) == (0xFFFF,)
+    assert struct.unpack_from("=I", wide, 104) == (1,)
+    assert struct.unpack_from("=i3I2I", narrow) == (7, 1, 2, 3, 8 << 18, 1 << 18)
+    assert struct.unpack_from("=I", narrow, 52) == (4096,)
+    assert struct.unpack_from("=I", Sysinfo(0, (0, 0, 0), 1 << 31, 0, 0, 0, 0, 0, 1).pack(32), 52) == (1,)
+
+
+def test_affinity_is_what_the_files_show(v2: Tree) -> None:
+    seen = view(v2)
+    assert cpus.affinity(seen, {2, 3, 4, 5}) == [2, 3]
+    assert cpus.affinity(seen, {3, 4, 5}) == [3]
+    assert cpus.affinity(seen, {5}) == [5], "a task's own choice"
+    assert cpus.affinity(seen, {4, 5, 6}) == [4, 5], "but not more than the quota is worth"
+
+
+def test_loads_are_followed_when_nobody_asks(v2: Tree) -> None:
+    seen, asked = view(v2), threading.Event()
+
+    def views() -> list[View]:
+        if seen.state.get("/proc/loadavg"):
+            asked.set()
+        return [View({}, proc="/nonexistent"), seen]
+
+    follower = Follower(views, every=0.001)
+    follower.start()
+    assert asked.wait(10)
+    follower.stop()
+    follower.stop()

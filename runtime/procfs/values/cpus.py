@@ -41,6 +41,17 @@ def offline(view: View) -> bytes:
     return _line(set(possible) - set(share.cpus(view).visible))
 
 
+def affinity(view: View, mask: Iterable[int]) -> list[int]:
+    """What sched_getaffinity(2) is to answer for a task of which the kernel says `mask`.
+
+    A quota is no part of the kernel's answer, yet `nproc`, Go, Java and OpenMP size themselves by it. So of the CPUs that
+    the task may run on it gets those that /proc and /sys show. One that has chosen others for itself reads them back, but
+    not more than it is worth.
+    """
+    visible, allowed = share.cpus(view).visible, sorted(mask)
+    return [cpu for cpu in allowed if cpu in visible] or allowed[: len(visible)]
+
+
 def cpulist(node: int, view: View) -> bytes:
     """nodeN/cpulist."""
     return _line(_of_node(view, node))
