@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import structlog
 
 from interceptor.agent_pool import AgentPool, PinnedAgent
-from interceptor.args import Arch, Decoder, Want
+from interceptor.args import Address, Arch, Decoder, Want
 from interceptor.contexts import ContextsOf
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native.looks import Looks
 from interceptor.policy import Caller, Decision, Do, Policy
 from interceptor.ports import Call
+from interceptor.refusal import of_line, refusal
+from interceptor.refusal import remedy as remedy_of
 from interceptor.shortcut import Ending, Plan, plan
 from interceptor.stanza import RegisterTests, outside, reach, whole_call
+from interceptor.trace.event import mask
 from interceptor.trace.record import How, Record
 from interceptor.tracee import Home, Pinned, pin
 from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
@@ -78,9 +81,23 @@ class Outcome:
     entered: Key = ()
     """Its key, once something may have been done: its thread's next call waits until `Dispatcher.settle` says what
     became of the answer."""
+    decision: Decision | None = None
+    """Policy's; None where it was not asked."""
+    refused: Refused | None = None
     time_ns: int = 0
     """CLOCK_REALTIME when it was answered, and how long that took, ns."""
     elapsed_ns: int = 0
+
+
+class Refused(NamedTuple):
+    """What explains a refusal, when somebody reads the trace."""
+
+    row: Syscall
+    policy: Policy
+    decision: Decision | None
+    """The rule's; None when the handler found a reason of its own in the policy."""
+    allow: str = ""
+    """The handler's own proposal, ports.Call.allow."""
 
 
 Key = tuple[int, ...]
@@ -355,7 +372,7 @@ class Dispatcher:
             outcome.verdict, outcome.why = Fail(errno.ENOSYS), "intercepted, but no handler knows it"
             return outcome
         outcome.call = route.row.name
-        subject = Subject(self, host.notifier_fd, notification, buffer)
+        subject = self.subject(host, notification, buffer)
         self.repeats.begin((host.notifier_fd, notification.tid), notification.id, host, self.patience)
         try:
             self._decide(route, outcome, subject, host)
@@ -372,7 +389,25 @@ class Dispatcher:
         finally:
             outcome.comm = subject.comm
             subject.close()
+        if outcome.decision is not None and outcome.decision.log:
+            self.log(outcome)
         return outcome
+
+    def subject(self, host: Host, notification: Notification, buffer: Buffer) -> Subject:
+        """Whom the notification is about."""
+        return Subject(self, host.notifier_fd, notification, buffer)
+
+    def log(self, outcome: Outcome) -> None:
+        """What a rule with ``log: true`` asks for."""
+        log.info("call", call=outcome.call, container=self.container.id, rule=outcome.rule, how=outcome.how.value)
+
+    def refused_by_table(self, arch: int, number: int, registers: Sequence[int], rule: str) -> tuple[str, str]:
+        """`explain_refusal` for what the compiled table answered; empty where policy is another by now."""
+        route = self.routes.get(key_of(arch, number))
+        decision = of_line(self.policy, route.row.name, rule) if route else None
+        if route is None or decision is None or decision.do is not Do.DENY:
+            return "", ""
+        return explain_refusal(Refused(route.row, self.policy, decision), rule, known(route.row, registers, Arch(arch)))
 
     def settle(self, outcome: Outcome, *, delivered: bool) -> None:
         """To be told once for each outcome that `entered`: whether the tracee was still there for its answer."""
@@ -400,26 +435,26 @@ class Dispatcher:
             outcome.verdict, outcome.how = Continue(because="the kernel refuses it by itself"), How.CONTINUED
             return
         decision = route.whole or self.policy.decide(row.name, args, _caller(subject))
-        outcome.rule = decision.rule
+        outcome.decision, outcome.rule = decision, decision.rule
         match decision.do:
             case Do.DENY:
                 outcome.verdict, outcome.how = Fail(decision.errno), How.DENIED
+                outcome.refused = Refused(row, self.policy, decision)
             case Do.NATIVE:
                 outcome.verdict, outcome.how = Continue(because="policy leaves it to the kernel"), How.NATIVE
             case Do.PRETEND:
                 outcome.verdict, outcome.how = Return(), How.PRETENDED
             case Do.KILL | Do.STOP:
-                self._end(outcome, subject, decision)
+                self._end(row, outcome, subject, decision)
             case Do.EMULATE if outside(route.when, registers):
                 outcome.verdict, outcome.how = Continue(because="the filter is wider than the handler"), How.CONTINUED
             case Do.EMULATE:
                 self._handle(row, outcome, subject, decision, host)
-        if decision.log:
-            log.info("call", call=row.name, container=self.container.id, rule=decision.rule, how=outcome.how.value)
 
-    def _end(self, outcome: Outcome, subject: Subject, decision: Decision) -> None:
+    def _end(self, row: Syscall, outcome: Outcome, subject: Subject, decision: Decision) -> None:
         """No answer: nobody is left to hear it."""
         outcome.how, outcome.why = How.KILLED, "the process was killed"
+        outcome.refused = Refused(row, self.policy, decision)
         if decision.do is Do.STOP and subject.pinned.stop_container():
             outcome.why = "the container was stopped"
         subject.pinned.kill()
@@ -430,7 +465,7 @@ class Dispatcher:
         call = Call(self.container, self.policy, decision, reach)
         try:
             outcome.verdict = row.handler(call, outcome.args)
-            outcome.how = _how(call, outcome.verdict)
+            outcome.how = how_of(call, outcome.verdict)
         except _DoneBefore as done:
             earlier = done.outcome
             outcome.verdict, outcome.how, outcome.acted = earlier.verdict, earlier.how, True
@@ -439,12 +474,25 @@ class Dispatcher:
         finally:
             outcome.acted = outcome.acted or (reach.asked and outcome.how is not How.CONTINUED)
             outcome.attached = outcome.attached or reach.attached
-            outcome.rule, outcome.why = call.rule or outcome.rule, outcome.why or call.why
+            conclude(outcome, row, call)
 
 
 def key_of(arch: int, number: int) -> int:
     """ic_notification.key (native/notify.h)."""
     return arch << 32 | number
+
+
+def conclude(outcome: Outcome, row: Syscall, call: Call) -> None:
+    """What a handler left in its call, besides the verdict."""
+    outcome.rule, outcome.why = call.rule or outcome.rule, outcome.why or call.why
+    if call.denied:
+        outcome.refused = Refused(row, call.policy, None, call.allow)
+
+
+def known(row: Syscall, registers: Sequence[int], arch: Arch) -> dict[str, Any]:
+    """The arguments that registers alone tell, by name."""
+    values = row.signature.registers(registers, arch)
+    return {f.name: values[f.name] for f in row.signature.fields if not f.kind.pointer and not isinstance(f.kind, Address)}
 
 
 class Unreachable:
@@ -515,7 +563,7 @@ class Reached:
         return PinnedAgent(dispatcher.pool, tracee, self._host.slow, repeats.made(key, outcome.args))
 
 
-def _how(call: Call, verdict: Verdict) -> How:
+def how_of(call: Call, verdict: Verdict) -> How:
     if call.denied:
         return How.DENIED
     return How.CONTINUED if isinstance(verdict, Continue) else How.EMULATED
@@ -531,10 +579,25 @@ def record_of(outcome: Outcome, container_id: str) -> Record:
     notification, verdict = outcome.notification, outcome.verdict
     why = verdict.because if isinstance(verdict, Continue) and not outcome.why else outcome.why
     arch = Arch(notification.arch) if notification.arch in _ARCHES else Arch.X86_64
+    remedy = ""
+    if outcome.refused is not None:
+        row, args = outcome.refused.row, outcome.args
+        values = {f.name: getattr(args, f.name) for f in row.signature.fields} if args is not None else {}
+        argument, remedy = explain_refusal(outcome.refused, outcome.rule, values)
+        why = "; ".join(filter(None, (argument, why)))
     return Record(
         outcome.time_ns, container_id, notification.tid, outcome.comm, outcome.call, outcome.args, notification.args, arch,
-        verdict, outcome.how, outcome.rule, outcome.elapsed_ns / 1000, why,
+        verdict, outcome.how, outcome.rule, outcome.elapsed_ns / 1000, why, remedy,
     )  # fmt: skip
+
+
+def explain_refusal(refused: Refused, rule: str, values: Mapping[str, Any]) -> tuple[str, str]:
+    """Which argument was refused (empty where the handler has said it), and what would allow it."""
+    row, policy, decision, allow = refused
+    if decision is None:
+        return "", remedy_of(rule, allow, policy.name) if allow else ""
+    why, entry = refusal(row, policy, decision, values, mask)
+    return why, remedy_of(rule, entry, policy.name)
 
 
 _ARCHES = frozenset(Arch)

@@ -207,6 +207,8 @@ class Call:
     why: str = ""
     """For the person who reads the trace."""
     denied: bool = False
+    allow: str = ""
+    """With `denied`: the entry of a policy file that would have allowed it (``immutable-mounts: false``)."""
 
     @property
     def tracee(self) -> Tracee:
@@ -220,9 +222,11 @@ class Call:
     def contexts(self) -> Contexts:
         return self.reach.contexts
 
-    def deny(self, number: int, why: str) -> Verdict:
-        """The verdict of a rule's refusal: `number` is an errno, `why` names the argument that was refused."""
-        self.denied, self.why = True, why
+    def deny(self, number: int, why: str, *, allow: str = "") -> Verdict:
+        """The verdict of a rule's refusal: `number` is an errno, `why` names the argument that was refused, `allow` is the
+        entry of a policy file that would allow it.
+        """
+        self.denied, self.why, self.allow = True, why, allow
         return Fail(number)
 
 

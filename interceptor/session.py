@@ -24,7 +24,7 @@ from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native.notifier import FULL, Hit, Notifier, Receiver, ended, wire_form
 from interceptor.native.pin import Buffer, close
 from interceptor.trace.record import How, Record
-from interceptor.verdict import AddFd, Verdict
+from interceptor.verdict import AddFd, Fail, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,16 +115,18 @@ class Session:
 
     def _record(self, hit: Hit) -> Record:
         name = self.dispatcher.name_of(hit.arch, hit.nr)
-        how, rule, why, args = How.TABLE, hit.rule, "", None
+        how, rule, why, remedy, args = How.TABLE, hit.rule, "", "", None
         if hit.note is not None:
             decision = self.dispatcher.quick[hit.note].whole
             how, rule = How.EMULATED, decision.rule if decision else ""
         elif hit.looked is not None:
             ending, args = self.dispatcher.looked(hit)
             how, rule, why = ending.how if hit.verdict else How.GONE, ending.rule, ending.why
+        elif isinstance(hit.verdict, Fail):
+            why, remedy = self.dispatcher.refused_by_table(hit.arch, hit.nr, hit.args, rule)
         return Record(
             hit.time_ns, self.container_id, hit.tid, hit.comm, name, args, hit.args, Arch(hit.arch), hit.verdict, how, rule,
-            hit.nanoseconds / 1000, why,
+            hit.nanoseconds / 1000, why, remedy,
         )  # fmt: skip
 
     def _run(self) -> None:

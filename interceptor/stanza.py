@@ -157,6 +157,20 @@ def _bits(mask: int) -> Iterator[int]:
         mask ^= bit
 
 
+NOT_INTERCEPTED = "(not intercepted)"
+"""The `rule` of what a row's `when` leaves to the kernel."""
+
+
+def filtered(row: Syscall, policy: Policy, registers: Sequence[int]) -> Decision | None:
+    """What the filter makes of a call by itself: NATIVE for what it does not look at; None for what it sends to us."""
+    if not _notifies(policy, row.name):
+        return whole_call(policy, row.name)
+    for tests in conditions(row, policy):
+        if all(registers[index] & mask == value for index, (mask, value) in tests.items()):
+            return None
+    return Decision(Do.NATIVE, NOT_INTERCEPTED)
+
+
 def whole_call(policy: Policy, call: str) -> Decision | None:
     """What policy says about every `call`, whatever its arguments; None when that depends, or is to be logged."""
     ladder = [rule.decision for rule in policy.ladder(call)]
@@ -261,6 +275,24 @@ def table(rows: Mapping[str, Syscall], policy: Policy, arch: Arch) -> list[Table
         if nr is not None:
             found.extend(_rows(row, policy, arch, nr))
     return found
+
+
+def ladder_rungs(row: Syscall, policy: Policy) -> Iterator[tuple[bool, Rule]]:
+    """The rules of a call that reaches us, in order, each with whether the table answers for it (on x86-64)."""
+    in_table = True
+    for rule in policy.ladder(row.name):
+        in_table = in_table and ACTIONS.get(rule.decision.do) is not None and not rule.decision.log
+        in_table = in_table and register_tests(row, rule, Arch.X86_64) is not None
+        yield in_table, rule
+
+
+def looked_up(row: Syscall, policy: Policy, arch: Arch, registers: Sequence[int]) -> TableRow | None:
+    """The row of the table that answers a call, as the C loop finds it (native/notify.c)."""
+    width = arch.register_mask
+    for found in table({row.name: row}, policy, arch):
+        if all(registers[test.index] & test.mask & width == test.value for test in found.tests):
+            return found
+    return None
 
 
 def _rows(row: Syscall, policy: Policy, arch: Arch, nr: int) -> Iterator[TableRow]:

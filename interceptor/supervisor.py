@@ -27,6 +27,7 @@ from interceptor.client import program
 from interceptor.control import Control
 from interceptor.dispatch import Dispatcher
 from interceptor.errors import ConfigError, InterceptorError
+from interceptor.explain import explained
 from interceptor.listener import ProcessState
 from interceptor.listener import serve as serve_listener
 from interceptor.listener import serve_one as serve_connection
@@ -108,6 +109,17 @@ class Supervisor:
 
     def policy(self, name: str) -> Policy:
         return self._policies.get(name)
+
+    def policy_of(self, name: object) -> Policy:
+        """The policy that a container really has, by its id, the start of it, or its name."""
+        with self._lock:
+            entries = list(self._entries.values())
+        for entry in entries:
+            container = entry.container
+            if name in {container.id, container.id[:12], container.name}:
+                return entry.policy
+        known = ", ".join(e.container.name or e.container.id[:12] for e in entries)
+        raise ConfigError(f"there is no container {name!r}; there are: {known or 'none'}")
 
     def choose_policy(self, *, image: str | None, annotations: Mapping[str, str], labels: Mapping[str, str]) -> Policy:
         return self._policies.choose(image=image, annotations=annotations, labels=labels)
@@ -299,13 +311,19 @@ class Service:
         self._keeper.drop(CONNECTION, kept.key)
 
     def _operations(self) -> dict[str, Operation]:
-        operations: dict[str, Operation] = {"ping": _ping, "ps": self._ps, "shutdown": self._shutdown}
+        operations: dict[str, Operation] = {
+            "ping": _ping, "ps": self._ps, "shutdown": self._shutdown, "explain": self._explain,
+        }  # fmt: skip
         for plugin in self._plugins:
             operations.update(plugin.start(self._supervisor))
         return operations
 
     def _ps(self, _request: Request) -> Mapping[str, Any]:
         return {"containers": self._supervisor.describe()}
+
+    def _explain(self, request: Request) -> Mapping[str, Any]:
+        supervisor = self._supervisor
+        return {"explanation": explained(request.body, supervisor.policy_of(request.body.get("container")), supervisor.rows)}
 
     def _shutdown(self, request: Request) -> Mapping[str, Any]:
         running = self._supervisor.containers

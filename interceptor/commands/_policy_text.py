@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from interceptor import stanza
 from interceptor.args import Flags, Integer
+from interceptor.explain import Rung
 from interceptor.limits import RLIM_INFINITY
 from interceptor.policy import Do, FlagSet, Mount, Numbers, Policy, Text, Truth, Within
 from interceptor.policy_limits import KNOWN_DEVICES, RLIMITS, UNLIMITED
 from interceptor.printable import printable
 from interceptor.trace.event import errno_name
+from interceptor.trace.record import How
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,6 +38,68 @@ def describe(policy: Policy, rows: Mapping[str, Syscall]) -> str:
         width = max(map(len, policy.filesystems))
         for fstype, decision in sorted(policy.filesystems.items(), key=lambda item: (item[0] == "*", item[0])):
             lines.append(_placed(f"{fstype.ljust(width)}  {_filesystem(decision)}", decision.rule))
+    return "\n".join(printable(line) for line in lines)
+
+
+def compiled(policy: Policy, rows: Mapping[str, Syscall]) -> str:
+    """Who answers each call (docs/design.md, section 2), rule by rule in the order in which they are asked."""
+    lines = [f"{policy.name}: who answers what"]
+    for name, row in sorted(rows.items()):
+        lines += ["", name, *_rungs(row, policy, _kinds(rows, name))]
+    return "\n".join(printable(line) for line in lines)
+
+
+def _rungs(row: Syscall, policy: Policy, kinds: Mapping[str, Kind]) -> Iterator[str]:
+    whole = stanza.whole_call(policy, row.name)
+    if not stanza.rules({row.name: row}, policy) and whole is not None:
+        yield _placed(f"{Rung.KERNEL:8} {_decision(whole)}", whole.rule)
+    elif whole is not None and not whole.do.passes and whole.do not in (Do.KILL, Do.STOP):
+        yield _placed(f"{Rung.FILTER:8} {_decision(whole)}", whole.rule)
+    else:
+        reaching = [_masks(masks, row) for masks in stanza.conditions(row, policy)]
+        yield f"  {Rung.FILTER:8} sends {' or '.join(reaching)}"
+        for rung, rule in stanza.ladder_rungs(row, policy):
+            yield _placed(f"{Rung.TABLE if rung else Rung.HANDLER:8} {_rule(rule, kinds)}", rule.decision.rule)
+
+
+def _masks(masks: stanza.Masks, row: Syscall) -> str:
+    names = {f.register: f for f in row.signature.fields}
+    parts = [f"{names[r].name} {_condition(FlagSet(v, m & ~v), names[r].kind)}" for r, (m, v) in sorted(masks.items())]
+    return f"what {' and '.join(parts)}" if parts else "everything"
+
+
+_OUTCOME = {
+    How.EMULATED: "the handler answers it",
+    How.CONTINUED: "the kernel performs it",
+    How.NATIVE: "the kernel performs it",
+    How.DENIED: "it is refused",
+    How.PRETENDED: "it succeeds, and nothing is done",
+    How.KILLED: "the process is killed",
+    How.FAILED: "a fault of interceptor's own",
+    How.TABLE: "answered by the table",
+}
+_RUNGS = {
+    Rung.KERNEL: "the kernel: it does not leave it",
+    Rung.FILTER: "the BPF filter alone",
+    Rung.TABLE: "the compiled table, from registers",
+    Rung.HANDLER: "the supervisor, in Python",
+}
+
+
+def explanation(found: Mapping[str, Any]) -> str:
+    """What `interceptor policy explain` prints."""
+    result = found["errno"] or (f"= {found['result']}" if found["result"] is not None else "")
+    outcome = found["asks"] and f"it asks for {found['asks']}, and goes by that"
+    do = f" ({found['do']})" if found["do"] else ""
+    lines = [
+        found["call"],
+        f"  policy   {found['policy']}",
+        f"  rung     {_RUNGS[Rung(found['rung'])]}",
+        f"  rule     {found['rule'] or '-'}{do}",
+        f"  outcome  {outcome or _OUTCOME[How(found['how'])]} {result}".rstrip(),
+        *([f"  because  {found['why']}"] if found["why"] else []),
+        *([f"  remedy   {found['remedy']}"] if found["remedy"] else []),
+    ]
     return "\n".join(printable(line) for line in lines)
 
 

@@ -100,7 +100,8 @@ def mount(call: Call, args: MountArgs) -> Verdict:
     call.rule = choice.rule
     match choice.mount:
         case Mount.DENY:
-            return call.deny(choice.errno, f"filesystem type {args.fstype.decode(errors='replace')!r}")
+            fstype = args.fstype.decode(errors="replace")
+            return call.deny(choice.errno, f"filesystem type {fstype!r}", allow=f"filesystems: {{{fstype}: emulate}}")
         case Mount.STAND_IN:
             return _stand_in(call, args)
         case Mount.EMULATE if args.fstype in _EMULATED:

@@ -53,5 +53,6 @@ def umount2(call: Call, args: Umount2Args) -> Verdict:
     except OSError:
         return Continue(because="what cannot be found or is no mount is the kernel's to refuse")
     if mount_id in immutable:
-        return call.deny(errno.EBUSY, "target: a mount that the container was created with (immutable-mounts)")
+        why = "target: a mount that the container was created with (immutable-mounts)"
+        return call.deny(errno.EBUSY, why, allow="immutable-mounts: false")
     return Continue(because="the mount was made inside; the kernel checks the rest")

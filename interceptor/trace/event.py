@@ -50,7 +50,7 @@ def event(record: Record, rows: Mapping[str, Syscall], title: str | None = None)
         "rule": record.rule,
         "why": record.why or _because(record.verdict),
         "micros": round(record.micros, 1),
-        **({"remedy": remedy(record)} if record.how in REFUSED else {}),
+        **({"remedy": record.remedy or remedy(record)} if record.how in REFUSED or record.remedy else {}),
     }
 
 

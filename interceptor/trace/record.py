@@ -67,3 +67,5 @@ class Record(NamedTuple):
     """From receipt to answer, µs."""
     why: str = ""
     """What handler or policy add, for people: the reason of a Continue, the argument that was refused."""
+    remedy: str = ""
+    """For a call that a rule refused: the change that would allow it."""

@@ -105,9 +105,10 @@ class Printer:
     def _explanation(self, event: Event) -> list[str]:
         """The second line of a refused or failed call."""
         how = How(event["how"])
-        if how not in REFUSED and how is not How.FAILED:
+        refused = how in REFUSED or "remedy" in event
+        if not refused and how is not How.FAILED:
             return []
-        rule = f"refused by {event['rule']}" if how in REFUSED and event["rule"] else ""
+        rule = f"refused by {event['rule']}" if refused and event["rule"] else ""
         parts = [rule, event["why"], event.get("remedy", "")]
         text = "; ".join(printable(part) for part in parts if part)
         return [self._paint("dim", f"{'':15} └─ {text}")] if text else []

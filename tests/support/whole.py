@@ -81,13 +81,15 @@ def end(process: subprocess.Popen[Any]) -> None:
 class Host:
     """A supervisor with `runtime` underneath, and a place for containers."""
 
-    def __init__(self, directory: Path, runtime: str, undo: ExitStack, *, kept: bool = False) -> None:
+    def __init__(
+        self, directory: Path, runtime: str, undo: ExitStack, policies: Mapping[str, str], *, kept: bool = False
+    ) -> None:
         """`kept`: by a keeper, as the first container would start it; otherwise in the foreground."""
         self.directory = directory
         self.runtime = runtime
         self.undo = undo
         (directory / "policies").mkdir()
-        for name, text in POLICIES.items():
+        for name, text in {**POLICIES, **policies}.items():
             (directory / "policies" / f"{name}.yaml").write_text(text, encoding="utf-8")
         (directory / "interceptor.yaml").write_text(f"runtime: {runtime}\n", encoding="utf-8")
         self.environment = os.environ | {
@@ -259,15 +261,15 @@ class Box:
 
 
 @contextlib.contextmanager
-def host(runtime: str, *, kept: bool = False) -> Iterator[Host]:
-    """A host for some tests; says what a test left."""
+def host(runtime: str, policies: Mapping[str, str] | None = None, *, kept: bool = False) -> Iterator[Host]:
+    """A host for some tests, with further `policies` (name → text); says what a test left."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     if shutil.which(runtime) is None:
         pytest.skip(f"{runtime} is not installed")
     with world_readable_directory() as directory:
         with ExitStack() as undo:
-            yield Host(directory, runtime, undo, kept=kept)
+            yield Host(directory, runtime, undo, policies or {}, kept=kept)
         left = [str(mount) for mount in mounts() if str(directory) in mount.point]
         assert not left
         assert not list((directory / "run/containers").iterdir())
