@@ -78,7 +78,7 @@ class Lifecycle:
             container = record.container()
             container.init_pid = None
             if record.init_pid is not None and removal.init_lives(record):
-                _note_init(container, record.init_pid)
+                _note_init(container, record, record.init_pid)
             self._core.register(container)
             self._copies.add(record)
 
@@ -162,6 +162,7 @@ class Lifecycle:
         record = pending.record
         membership = Path(f"/proc/{pid}/cgroup").read_text()
         record.init_pid, record.init_start = pid, process.start_time(pid)
+        self._procfs.start()
         with in_mount_namespace(pending.namespace.fileno()):
             table = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_text())
             given = cgroups.delegate(pid, membership, table, record.ids)
@@ -171,7 +172,9 @@ class Lifecycle:
             record.save(base)
             nodes.give(pid, base, record.ids)
             self._procfs.give(record, pid, base)
-        _note_init(pending.container, pid)
+            record.immutable = sorted(mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text()))
+            record.save(base)
+        _note_init(pending.container, record, pid)
         self._copies.add(record)
 
     # -- exec ---------------------------------------------------------------------------------------------------
@@ -214,7 +217,7 @@ class Lifecycle:
         return {}
 
 
-def _note_init(container: Container, pid: int) -> None:
+def _note_init(container: Container, record: Record, pid: int) -> None:
     """What the core wants to know of init: its mount and user namespaces, and the mounts that were there from the
     start.
     """
@@ -222,4 +225,4 @@ def _note_init(container: Container, pid: int) -> None:
     container.mount_namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
     container.user_namespace = os.stat(f"/proc/{pid}/ns/user").st_ino
     container.pid_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
-    container.immutable = mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text())
+    container.immutable = frozenset(record.immutable)

@@ -50,6 +50,8 @@ class Record:
     init_pid: int | None = None
     init_start: int | None = None
     """Start time of init, clock ticks since boot: /proc/PID/stat, field 22."""
+    immutable: list[int] = field(default_factory=list)
+    """Ids of the mounts that were there when it was created: mounts made later are not ours to protect."""
     wait_killable: bool = False
     created_ns: int = 0
     annotations: dict[str, str] = field(default_factory=dict)

@@ -86,6 +86,11 @@ class Procfs:
         if served is not None:
             served.mounts.close()
 
+    def start(self) -> None:
+        """Starts the server's thread, if that is to be: it stays in the mount namespace that the caller is in."""
+        if self._table:
+            self._running()
+
     def _running(self) -> fuse.Server:
         with self._lock:
             if self._server is None:
