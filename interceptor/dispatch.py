@@ -24,6 +24,7 @@ from interceptor.policy import Caller, Decision, Do, Policy
 from interceptor.ports import Call
 from interceptor.refusal import of_line, refusal
 from interceptor.refusal import remedy as remedy_of
+from interceptor.registry import Redo
 from interceptor.shortcut import Ending, Plan, plan
 from interceptor.stanza import RegisterTests, outside, reach, whole_call
 from interceptor.trace.event import mask
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from interceptor.container import Container
+    from interceptor.native.journal import Unfinished
     from interceptor.native.notifier import Hit
     from interceptor.native.pin import Buffer
     from interceptor.notification import Notification
@@ -408,6 +410,33 @@ class Dispatcher:
         if route is None or decision is None or decision.do is not Do.DENY:
             return "", ""
         return explain_refusal(Refused(route.row, self.policy, decision), rule, known(route.row, registers, Arch(arch)))
+
+    def recover(self, host: Host, unfinished: Unfinished, buffer: Buffer) -> Outcome:
+        """As `answer`, for what an earlier supervisor had received: nothing may be done twice."""
+        notification = unfinished.notification
+        verdict, why = self._known(unfinished)
+        if verdict is None:
+            outcome = self.answer(host, notification, buffer)
+        else:
+            outcome = Outcome(notification, verdict, call=self.name_of(notification.arch, notification.nr))
+        outcome.why = f"{outcome.why}; {why}" if outcome.why else why
+        log.info("recovered", container=self.container.id, call=outcome.call, how=why, answer=str(outcome.verdict))
+        return outcome
+
+    def _known(self, unfinished: Unfinished) -> tuple[Verdict | None, str]:
+        """The answer; None: to be done (again)."""
+        if unfinished.answer is not None:
+            return unfinished.answer, "done by an earlier supervisor"
+        if not unfinished.acting:
+            return None, "an earlier supervisor had only received it"
+        route = self.routes.get(key_of(unfinished.notification.arch, unfinished.notification.nr))
+        redo = route.row.redo if route else Redo.NEVER
+        if redo is Redo.HARMLESS:
+            return None, "done again: that is harmless"
+        reply = unfinished.reply(self.patience) if redo is Redo.DETECTABLE else None
+        if reply is None or not reply.done:
+            return Fail(errno.EINTR), "an earlier supervisor died in it, and nobody knows what was done"
+        return Fail(reply.error) if reply.error else Return(), "the agent of an earlier supervisor had done it"
 
     def settle(self, outcome: Outcome, *, delivered: bool) -> None:
         """To be told once for each outcome that `entered`: whether the tracee was still there for its answer."""

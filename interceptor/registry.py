@@ -75,6 +75,22 @@ class Shortcut:
     """Which calls are plain; all others go to the handler."""
 
 
+class Redo(enum.StrEnum):
+    """What the next supervisor may do with a call for which an agent was asked to act when this one died.
+
+    Calls for which no agent was asked yet are always done again.
+    """
+
+    HARMLESS = "harmless"
+    """Doing it again has the same result."""
+    DETECTABLE = "detectable"
+    """It asks the agent for one change, and returns 0 or the errno of that: the agent's reply, which is not lost with the
+    supervisor, is the answer.
+    """
+    NEVER = "never"
+    """Nobody could know what was done: EINTR."""
+
+
 @dataclass(frozen=True, slots=True)
 class Syscall:
     """One row: a call, who answers it, and what is known of it before anybody is asked."""
@@ -95,6 +111,7 @@ class Syscall:
     optional: bool = False
     """Native, and not in the filter, unless a policy has a rule for it: a policy's `default` does not turn it on."""
     shortcut: Shortcut | None = None
+    redo: Redo = Redo.NEVER
 
     def number(self, arch: Arch) -> int | None:
         """The call's number on `arch`; None where that architecture has no such call."""
@@ -121,6 +138,7 @@ def handles(
     pure: bool = False,
     optional: bool = False,
     shortcut: Shortcut | None = None,
+    redo: Redo = Redo.NEVER,
 ) -> Callable[[Handler], Handler]:
     """Registers `handler(call, args)` for system call `name`; the type of `args` is the decoder.
 
@@ -129,7 +147,7 @@ def handles(
     `pure` promises that the handler uses neither tracee nor agent nor notes for the trace: it is then asked on the
     shortest way, and must not take pointers. `optional`: off unless a policy has a rule for the call; the shipped
     default.yaml says so with an unconditional `native`. `shortcut` is what native/shortcut.c may decide without the
-    handler.
+    handler. `redo`: what becomes of a call in which the supervisor dies.
     Raises TypeError for an args class that is none and ValueError for a name that libseccomp does not know or that is
     registered already.
     """
@@ -152,6 +170,7 @@ def handles(
             source=_source(handler), module=handler.__module__, pure=pure,
             optional=optional,
             shortcut=shortcut,
+            redo=redo,
         )  # fmt: skip
         return handler
 

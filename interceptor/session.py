@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import closing
 from functools import partial
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from interceptor.verdict import AddFd, Fail, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from interceptor.native.journal import Unfinished
     from interceptor.ports import Call
     from interceptor.trace.ring import Ring
 
@@ -84,10 +86,25 @@ class Session:
 
         InterceptorError when there can be no more threads (RLIMIT_NPROC, pids.max).
         """
+        self._start(self._receive)
+
+    def finish(self, unfinished: Unfinished) -> None:
+        """Answers, on a thread of its own, what an earlier supervisor had received; as `start`."""
+        self._start(partial(self._recover, unfinished))
+
+    def _receive(self) -> None:
+        with closing(self.notifier.receiver()) as receiver:
+            Worker(self, receiver).receive()
+
+    def _recover(self, unfinished: Unfinished) -> None:
+        with closing(self.notifier.receiver(unfinished.slot)) as receiver:
+            Worker(self, receiver).recover(unfinished)
+
+    def _start(self, work: Callable[[], None]) -> None:
         with self._lock:
             self._threads += 1
         try:
-            Thread(target=self._run, name=f"session {self.container_id[:12]}", daemon=True).start()
+            Thread(target=self._run, args=(work,), name=f"session {self.container_id[:12]}", daemon=True).start()
         except RuntimeError as error:
             with self._lock:
                 self._threads -= 1
@@ -129,9 +146,9 @@ class Session:
             hit.nanoseconds / 1000, why, remedy,
         )  # fmt: skip
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], None]) -> None:
         try:
-            Worker(self).receive()
+            work()
         except InterceptorError as error:
             log.error("session ends", container=self.container_id, why=str(error))
             self._over = True
@@ -175,15 +192,24 @@ class Session:
 class Worker:
     """One receiving thread of a session; the dispatcher's host."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, receiver: Receiver) -> None:
         self._session = session
-        self._receiver: Receiver = session.notifier.receiver()
+        self._receiver = receiver
         self._buffer = Buffer()
         self._parked = False
         self.notifier_fd = session.notifier.fd
 
     def slow(self) -> None:
         self._parked = self._parked or self._session.park()
+
+    def recover(self, unfinished: Unfinished) -> None:
+        """Answers what an earlier supervisor had received: with its answer, by doing it again, or with EINTR."""
+        self._parked = True  # others receive
+        unfinished.slot.enter()
+        outcome = self._session.dispatcher.recover(self, unfinished, self._buffer)
+        outcome.time_ns = time.time_ns()
+        self._session.outcomes.append(outcome)
+        self._answer(outcome)
 
     def receive(self) -> None:
         """Until all tracees are gone, or until a successor took over.

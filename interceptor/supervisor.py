@@ -5,6 +5,7 @@ trio is the control plane: both sockets, container lifetimes, trace readers. No 
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -33,6 +34,8 @@ from interceptor.listener import serve as serve_listener
 from interceptor.listener import serve_one as serve_connection
 from interceptor.log import configure
 from interceptor.native import sockets
+from interceptor.native.agentlink import Link
+from interceptor.native.journal import Journal
 from interceptor.native.keeper import Keeper
 from interceptor.native.notifier import Notifier, Table, receive_returns
 from interceptor.policy_file import PolicySet, load_all, search_path
@@ -89,6 +92,9 @@ class Supervisor:
     def __init__(self, directory: Path, policies: PolicySet, keeper: Keeper, *, poll_first: bool) -> None:
         self.directory = directory
         self.keeper = keeper
+        self.journal = Journal(keeper)
+        self._numbers = itertools.count(time.monotonic_ns())
+        """Of notifiers: those of an earlier supervisor do not come again."""
         self.rows = registry.load()
         self.hub = Hub()
         self.last_activity = time.monotonic()
@@ -126,7 +132,7 @@ class Supervisor:
 
     def register(self, container: Container) -> None:
         policy = self.policy(container.policy)
-        pool = AgentPool(container.ids, policy.limits)
+        pool = AgentPool(container.ids, policy.limits, start=partial(Link, self.keeper))
         entry = Entry(
             container, policy, Dispatcher(container, policy, self.rows, pool), self._table(policy),
             self.hub.open(container.id, container.name), Parking(policy.limits.parked),
@@ -166,13 +172,16 @@ class Supervisor:
             raise InterceptorError(
                 f"a runtime sent a notifier for container {state.container!r}, which is not registered"
             )
-        key = f"{state.container}/{time.monotonic_ns()}"
+        key = f"{state.container}/{next(self._numbers)}"
         self.keeper.keep(NOTIFIER, key, fd, f"pid {state.pid}")
         self._serve(entry, key, fd)
         log.info("session", container=state.container, pid=state.pid)
 
     def inherit(self) -> None:
-        """Goes on with the notifiers that an earlier supervisor served; for containers that were registered again."""
+        """Goes on with the notifiers that an earlier supervisor served, and with what it had not answered; for containers
+        that were registered again.
+        """
+        unfinished = dict(self.journal.unfinished())
         for key, kept in self.keeper.inherited(NOTIFIER).items():
             with self._lock:
                 entry = self._entries.get(key.rpartition("/")[0])
@@ -181,11 +190,18 @@ class Supervisor:
                 self.keeper.drop(NOTIFIER, key)
                 sockets.close([kept.fd])
             else:
-                self._serve(entry, key, kept.fd)
-                log.info("session goes on", key=key)
+                session = self._serve(entry, key, kept.fd)
+                left = unfinished.pop(_number(key), [])
+                for call in left:
+                    session.finish(call)
+                log.info("session goes on", key=key, unfinished=len(left))
+        for orphan in (call for left in unfinished.values() for call in left):
+            orphan.slot.close()
 
-    def _serve(self, entry: Entry, key: str, fd: int) -> None:
-        notifier = Notifier(fd, entry.table, poll_first=self._poll_first)
+    def _serve(self, entry: Entry, key: str, fd: int) -> Session:
+        notifier = Notifier(
+            fd, entry.table, poll_first=self._poll_first, slot=partial(self.journal.open, _number(key))
+        )
         session = Session(notifier, entry.dispatcher, entry.parking, entry.ring, partial(self._ended, entry, key))
         with self._lock:
             entry.sessions.add(session)
@@ -194,6 +210,7 @@ class Supervisor:
         except InterceptorError:
             self._ended(entry, key, session)
             raise
+        return session
 
     def _ended(self, entry: Entry, key: str, session: Session) -> None:
         self.keeper.drop(NOTIFIER, key)
@@ -221,6 +238,11 @@ class Supervisor:
         self.drain()
         with self._lock:
             return [_description(entry) for entry in self._entries.values()]
+
+
+def _number(key: str) -> int:
+    """Of a notifier, in the journal; `key` is the keeper's."""
+    return int(key.rpartition("/")[2])
 
 
 def _description(entry: Entry) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Annotated
 
 from interceptor.args import Fd, Integer, Path
 from interceptor.ports import AT_FDCWD, Call, Cap, Namespace
-from interceptor.registry import Masked, Needs, handles
+from interceptor.registry import Masked, Needs, Redo, handles
 from interceptor.verdict import Continue, Return, Verdict
 
 _KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
@@ -80,12 +80,12 @@ NEEDS = Needs(Cap.MKNOD, owner_of=Namespace.MOUNT)
 NOTE = "Character and block devices that policy lists (`limits: devices:`), also on a tmpfs; others EPERM."
 
 
-@handles("mknod", when=DEVICES, needs=NEEDS, note=NOTE)
+@handles("mknod", when=DEVICES, needs=NEEDS, note=NOTE, redo=Redo.DETECTABLE)
 def mknod(call: Call, args: MknodArgs) -> Verdict:
     return _make(call, AT_FDCWD, args.pathname, args.mode, args.dev)
 
 
-@handles("mknodat", when=DEVICES, needs=NEEDS, note="As mknod.")
+@handles("mknodat", when=DEVICES, needs=NEEDS, note="As mknod.", redo=Redo.DETECTABLE)
 def mknodat(call: Call, args: MknodatArgs) -> Verdict:
     return _make(call, args.dirfd, args.pathname, args.mode, args.dev)
 

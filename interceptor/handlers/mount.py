@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar
 from interceptor.args import Flags, OptionalCStr, OptionalData, Path
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Namespace
-from interceptor.registry import Look, Masked, Needs, Shortcut, handles
+from interceptor.registry import Look, Masked, Needs, Redo, Shortcut, handles
 from interceptor.verdict import Continue, Fail, Return, Verdict
 
 
@@ -90,6 +90,7 @@ class MountArgs:
     ),
     note="New mounts only. proc, sysfs and overlay are emulated; debugfs, tracefs and securityfs get an empty stand-in; "
     "others are the kernel's.",
+    redo=Redo.DETECTABLE,
 )
 def mount(call: Call, args: MountArgs) -> Verdict:
     if not args.fstype:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from interceptor.args import Buffer, Int
 from interceptor.ports import Call, Cap, Namespace
-from interceptor.registry import handles
+from interceptor.registry import Redo, handles
 from interceptor.verdict import Fail, Return, Verdict
 
 NAME_MAX = 64
@@ -29,7 +29,11 @@ class NameArgs:
     length: Int
 
 
-@handles("sethostname", note="By policy on the name; works without CAP_SYS_ADMIN for the container's root.")
+@handles(
+    "sethostname",
+    note="By policy on the name; works without CAP_SYS_ADMIN for the container's root.",
+    redo=Redo.HARMLESS,
+)
 def sethostname(call: Call, args: NameArgs) -> Verdict:
     if not _may(call):
         return Fail(errno.EPERM)
@@ -37,7 +41,7 @@ def sethostname(call: Call, args: NameArgs) -> Verdict:
     return Return()
 
 
-@handles("setdomainname", note="As sethostname.")
+@handles("setdomainname", note="As sethostname.", redo=Redo.HARMLESS)
 def setdomainname(call: Call, args: NameArgs) -> Verdict:
     if not _may(call):
         return Fail(errno.EPERM)

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from interceptor.args import Flags, Path
 from interceptor.ports import Call, Cap, Namespace
-from interceptor.registry import Look, Needs, Shortcut, handles
+from interceptor.registry import Look, Needs, Redo, Shortcut, handles
 from interceptor.verdict import Continue, Verdict
 
 
@@ -42,6 +42,7 @@ class Umount2Args:
     shortcut=Shortcut(Look.UMOUNT, because="the mount was made inside; the kernel checks the rest"),
     note="EBUSY for mounts that existed when the container was created (in its own mount namespace); "
     "all else is the kernel's.",
+    redo=Redo.HARMLESS,
 )
 def umount2(call: Call, args: Umount2Args) -> Verdict:
     immutable = call.container.immutable if call.policy.immutable_mounts else frozenset()

@@ -1,4 +1,5 @@
 #include "agentlink.h"
+#include "journal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -100,16 +101,20 @@ static void drop_given(struct agent_reply *reply)
 			close(reply->given[i]);
 }
 
+/* Into the journal's record, where the call has one: what was received cannot be lost then. */
 static int receive(int socket, uint64_t cookie, struct agent_reply *reply, int flags)
 {
+	struct ic_record *record = ic_current && ic_current->stage == IC_ACTING && ic_current->cookie == cookie ? ic_current : NULL;
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(AGENT_GIVEN_MAX * sizeof(int))];
 	} control;
-	struct iovec part = { reply, sizeof *reply };
+	struct iovec part = { record ? &record->reply : reply, sizeof *reply };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
 	ssize_t size = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
 
+	if (record && size > 0)
+		*reply = record->reply;
 	if (size >= 0)
 		take_given(reply, CMSG_FIRSTHDR(&message));
 	if (size == sizeof *reply && reply->cookie == cookie)
@@ -121,7 +126,23 @@ static int receive(int socket, uint64_t cookie, struct agent_reply *reply, int f
 	return size ? -EPROTO : -ECONNRESET;
 }
 
-int ic_agent_call(int socket, const void *request, size_t size, const int *fds, unsigned count, struct agent_reply *reply)
+/* What only looks, or makes a descriptor that goes with us, can be asked again. */
+static int changes_something(const struct agent_request *request)
+{
+	switch (request->op) {
+	case AGENT_PING:
+	case AGENT_MOUNT_ID:
+	case AGENT_FSOPEN:
+	case AGENT_FSMOUNT:
+	case AGENT_OPEN_ROOT:
+		return 0;
+	default:
+		return 1;
+	}
+}
+
+int ic_agent_call(int socket, uint32_t agent, const void *request, size_t size, const int *fds, unsigned count,
+		  struct agent_reply *reply)
 {
 	union {
 		struct cmsghdr header;
@@ -138,6 +159,8 @@ int ic_agent_call(int socket, const void *request, size_t size, const int *fds, 
 		message.msg_control = &control;
 		message.msg_controllen = CMSG_SPACE(count * sizeof(int));
 	}
+	if (ic_current && changes_something(request))
+		ic_journal_act(ic_current, agent, ((const struct agent_request *)request)->cookie);
 	while (sendmsg(socket, &message, MSG_NOSIGNAL) < 0)
 		if (errno != EINTR)
 			return errno == ECONNRESET ? -EPIPE : -errno;

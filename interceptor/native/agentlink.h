@@ -18,10 +18,10 @@ struct ic_agent {
  * Receiving on the link gives up after `patience_us`. 0 or a negative errno. */
 int ic_agent_spawn(int memfd, int null, int patience_us, struct ic_agent *agent);
 
-/* Sends one request and receives its reply. 1: replied; 0: no reply within the link's patience, go on with ic_agent_wait();
+/* Sends one request to agent number `agent`, which the journal is told, and receives its reply. 1: replied; 0: no reply within the link's patience, go on with ic_agent_wait();
  * else a negative errno: -EPIPE when the request was not taken, -ECONNRESET when the agent ended before it replied,
  * -EPROTO for what is no reply to this request. */
-int ic_agent_call(int socket, const void *request, size_t size, const int *fds, unsigned count, struct agent_reply *reply);
+int ic_agent_call(int socket, uint32_t agent, const void *request, size_t size, const int *fds, unsigned count, struct agent_reply *reply);
 
 /* Goes on waiting for the reply to the request with `cookie`; results as ic_agent_call(). */
 int ic_agent_wait(int socket, uint64_t cookie, struct agent_reply *reply, int timeout_ms);

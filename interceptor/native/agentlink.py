@@ -15,6 +15,7 @@ import select
 import signal
 import struct
 import threading
+import time
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +26,8 @@ from interceptor.native._native import lib as _lib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from interceptor.ports import Keeper
 
 PATIENCE_MS = 5
 """What an ordinary action takes at most; who needs longer is slow (Link.call)."""
@@ -79,7 +82,11 @@ _VERSION: int = _lib.AGENT_WIRE_VERSION
 _HEADER = struct.Struct(f"=2I2Q4I7Q8I{GROUPS_MAX}I")
 _NO_GROUPS = (0,) * GROUPS_MAX
 
-_cookies = itertools.count(1)
+AGENT = "agent"
+"""The kind under which the keeper holds agents' sockets, by pid."""
+
+_cookies = itertools.count(time.monotonic_ns())
+"""Those of an earlier supervisor do not come again."""
 
 
 @dataclass(slots=True)
@@ -173,8 +180,8 @@ def _null() -> int:
 class Link:
     """One running agent and its socket. One request at a time; whoever calls has it for itself."""
 
-    def __init__(self) -> None:
-        """Starts the agent; AgentError when that fails."""
+    def __init__(self, keeper: Keeper | None = None) -> None:
+        """Starts the agent; AgentError when that fails. Its replies outlive us with `keeper`."""
         started = _ffi.new("struct ic_agent *")
         result = _lib.ic_agent_spawn(executable(), _null(), PATIENCE_MS * 1000, started)
         if result < 0:
@@ -185,6 +192,9 @@ class Link:
         self._reply = _ffi.new("struct agent_reply *")
         self._cookie = 0
         self._ending = threading.Lock()
+        self._keeper = keeper
+        if keeper is not None:
+            keeper.keep(AGENT, str(self.pid), self._socket)
 
     def call(self, request: Request) -> Reply | None:
         """The reply; None when there is none yet after PATIENCE_MS: go on with `wait`.
@@ -194,7 +204,7 @@ class Link:
         """
         self._cookie = next(_cookies)
         message, fds = pack(request, self._cookie)
-        return self._taken(_lib.ic_agent_call(self._socket, message, len(message), fds, len(fds), self._reply))
+        return self._taken(_lib.ic_agent_call(self._socket, self.pid, message, len(message), fds, len(fds), self._reply))
 
     def wait(self, timeout_ms: int) -> Reply | None:
         """Goes on waiting for the reply of the last `call`."""
@@ -233,6 +243,8 @@ class Link:
     def hang_up(self) -> None:
         """Closes the socket: an idle agent then ends by itself. Only for whom the agent belongs to; idempotent."""
         if self._socket >= 0:
+            if self._keeper is not None:
+                self._keeper.drop(AGENT, str(self.pid))
             os.close(self._socket)
             self._socket = -1
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from interceptor.args import Arch
+    from interceptor.native.journal import Slot
     from interceptor.native.looks import Looks
 
 CONTINUE_FLAG = 1
@@ -102,8 +103,13 @@ class Table:
 class Notifier:
     """Owns a notify fd. One thread at a time may be in `Receiver.next`; answers may be sent from any."""
 
-    def __init__(self, fd: int, table: Table, *, poll_first: bool) -> None:
-        """Takes ownership of `fd`. `poll_first`: this kernel's RECV does not return when all tracees are gone."""
+    def __init__(
+        self, fd: int, table: Table, *, poll_first: bool, slot: Callable[[], Slot | None] = lambda: None
+    ) -> None:
+        """Takes ownership of `fd`. `poll_first`: this kernel's RECV does not return when all tracees are gone. `slot`:
+        where in the journal a thread receives to.
+        """
+        self._slot = slot
         self._reserved = Reserved("struct ic_session *", ffi.sizeof("struct ic_session"))
         self._session = self._reserved.pointer
         self._session.notifier, self._session.poll_first = fd, poll_first
@@ -128,8 +134,9 @@ class Notifier:
             self._looks.append(looks)
             lib.ic_session_shortcut(self._session, looks.c)
 
-    def receiver(self) -> Receiver:
-        return Receiver(self._session, self._reserved)
+    def receiver(self, slot: Slot | None = None) -> Receiver:
+        """For one thread; `slot` holds what it is to finish."""
+        return Receiver(self._session, self._reserved, slot or self._slot())
 
     def answer(self, notification_id: int, verdict: Verdict) -> None:
         """Sends one answer. NotificationGone when the tracee no longer waits."""
@@ -198,14 +205,23 @@ class Receiver:
     whole round trip (bench/roundtrip.py).
     """
 
-    __slots__ = ("_memory", "c", "next", "out")
+    __slots__ = ("_memory", "c", "next", "out", "slot")
 
-    def __init__(self, session: object, memory: Reserved) -> None:
+    def __init__(self, session: object, memory: Reserved, slot: Slot | None = None) -> None:
         self.c = session
         self._memory = memory
+        self.slot = slot
         self.out = ffi.new("struct ic_notification *")
+        if slot is not None:
+            self.out.record = slot.c
         self.next: Callable[..., int] = lib.ic_next
         """(c, answered id or 0, value, errno, flags, note or -1, out) → 0, FULL, or -ENODEV when all tracees are gone."""
+
+    def close(self) -> None:
+        """By its thread, which receives no more."""
+        if self.slot is not None:
+            self.slot.close()
+            self.out.record = ffi.NULL
 
     def notification(self) -> Notification:
         """The last one received."""

@@ -1,4 +1,5 @@
 #include "notify.h"
+#include "journal.h"
 #include "shortcut.h"
 
 #include <errno.h>
@@ -87,6 +88,7 @@ int ic_answer(int notifier, uint64_t id, int64_t value, int32_t error, uint32_t 
 	/* CONTINUE needs val = error = 0; an error is negative on the wire. */
 	struct seccomp_notif_resp answer = {.id = id, .val = error ? 0 : value, .error = -error, .flags = flags};
 
+	ic_journal_answer(id, value, error, flags);
 	return ioctl(notifier, SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0 ? -errno : 0;
 }
 
@@ -231,7 +233,7 @@ static void answer_hit(struct ic_session *session, const struct ic_notification 
 	publish(session);
 }
 
-static void flatten(const struct seccomp_notif *request, struct ic_notification *out)
+void ic_flatten(const struct seccomp_notif *request, struct ic_notification *out)
 {
 	out->id = request->id;
 	out->key = (uint64_t)request->data.arch << 32 | (uint32_t)request->data.nr;
@@ -246,9 +248,10 @@ static void flatten(const struct seccomp_notif *request, struct ic_notification 
 int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t error, uint32_t flags, int32_t note,
 	    struct ic_notification *out)
 {
-	struct seccomp_notif request;
+	struct seccomp_notif unrecorded, *request = out->record ? (struct seccomp_notif *)out->record->request : &unrecorded;
 	const struct ic_row *row;
 
+	ic_current = out->record;
 	out->sent = id ? ic_answer(session->notifier, id, value, error, flags) : 0;
 	if (note >= 0) {
 		remember(session, out, IC_NOTE | (uint32_t)note, value, error, flags);
@@ -259,15 +262,17 @@ int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t erro
 
 		if (full(session))
 			return IC_FULL;
-		failure = receive(session, &request);
+		if (out->record)
+			out->record->stage = IC_RECEIVED;
+		failure = receive(session, request);
 		if (failure)
 			return failure;
-		if (request.data.arch == ARCH_X86_64 && (request.data.nr & X32_SYSCALL_BIT)) {
-			ic_answer(session->notifier, request.id, 0, ENOSYS, 0);
+		if (request->data.arch == ARCH_X86_64 && (request->data.nr & X32_SYSCALL_BIT)) {
+			ic_answer(session->notifier, request->id, 0, ENOSYS, 0);
 			continue;
 		}
-		flatten(&request, out);
-		row = look_up(__atomic_load_n(&session->table, __ATOMIC_ACQUIRE), &request.data);
+		ic_flatten(request, out);
+		row = look_up(__atomic_load_n(&session->table, __ATOMIC_ACQUIRE), &request->data);
 		if (!row)
 			return IC_MISS;
 		if (row->action != IC_LOOK) {

@@ -51,6 +51,8 @@ struct ic_table {
 };
 
 /* struct seccomp_notif, flattened, and what became of the previous answer. */
+struct ic_record;
+
 struct ic_notification {
 	uint64_t id;
 	uint64_t key;        /* arch << 32 | nr */
@@ -61,6 +63,7 @@ struct ic_notification {
 	uint64_t ip;
 	uint64_t args[6];
 	uint64_t received;   /* CLOCK_MONOTONIC, ns */
+	struct ic_record *record; /* where it is received to (journal.h); null: nowhere that outlives us */
 };
 
 struct ic_hit {
@@ -130,6 +133,10 @@ int ic_id_valid(int notifier, uint64_t id);
 /* Whether RECV returns once all tracees are gone (Linux 6.11); asked of the kernel itself with a child that installs a
  * filter and exits. 1, 0 or -errno (no user notification at all). Before any thread is started. */
 int ic_probe_receive_returns(void);
+
+/* For journal.c: everything but `sent` and `record`. */
+struct seccomp_notif;
+void ic_flatten(const struct seccomp_notif *request, struct ic_notification *out);
 
 /* For shortcut.c: what becomes of a call is kept for the trace. */
 void ic_remember(struct ic_session *session, const struct ic_notification *call, uint32_t rule, int64_t value, int32_t error,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
+from support.under_fire import killing
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -90,3 +91,14 @@ def test_another_keeper_takes_the_place_of_one_that_died(host: whole.Host) -> No
 
 def locked(path: Path) -> bool:
     return subprocess.run(["flock", "--nonblock", path, "true"], check=False).returncode != 0
+
+
+def test_no_mount_fails_is_doubled_or_lost_while_supervisors_are_killed(host: whole.Host) -> None:
+    box = host.box()
+    steady = box.probe("steady")
+    with killing(host, 1.0) as killed:
+        done = box.exec(steady, "8", "proc", "/mnt", timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:] + host.log.read_text()[-4000:]
+    assert len(killed) >= 3
+    words = done.stdout.split()
+    assert int(words[words.index("longest-ms") + 1]) < 5000

@@ -1,0 +1,157 @@
+"""The journal (journal.h) as objects: a record for each receiving thread, and what an earlier supervisor left unanswered."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from interceptor.errors import ConfigError
+from interceptor.native._native import ffi, lib
+from interceptor.native.agentlink import AGENT
+from interceptor.native.notifier import read_wire_form
+from interceptor.notification import Notification
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from interceptor.ports import Keeper, Kept
+    from interceptor.verdict import Verdict
+
+JOURNAL = "journal"
+"""The kind and key under which the keeper holds it."""
+VERSION: int = lib.IC_JOURNAL_VERSION
+
+
+class Slot:
+    """One record; `c` is its pointer. `close` gives it back, struck off."""
+
+    __slots__ = ("_journal", "_number", "c")
+
+    def __init__(self, journal: Journal, number: int) -> None:
+        self._journal, self._number = journal, number
+        self.c: Any = journal.record(number)
+
+    def enter(self) -> None:
+        """The calling thread works on what the record holds."""
+        lib.ic_journal_enter(self.c)
+
+    def close(self) -> None:
+        lib.ic_journal_enter(ffi.NULL)
+        self._journal.release(self._number)
+
+
+class Reply(NamedTuple):
+    """What an agent answered to the one request that may have changed something."""
+
+    error: int
+    done: bool
+    value: int
+
+
+class Unfinished:
+    """A notification that an earlier supervisor had received and not answered."""
+
+    def __init__(self, slot: Slot, agents: Mapping[str, Kept]) -> None:
+        self.slot = slot
+        self.stage: int = slot.c.stage
+        out = ffi.new("struct ic_notification *")
+        lib.ic_journal_read(slot.c, out)
+        self.notification = Notification(out.id, out.tid, out.arch, out.nr, out.ip, tuple(ffi.unpack(out.args, 6)))
+        self._agent = agents.get(str(slot.c.agent))
+
+    @property
+    def answer(self) -> Verdict | None:
+        """What was to be answered; None when that was not known yet."""
+        c = self.slot.c
+        return read_wire_form(c.value, c.error, c.flags) if self.stage == lib.IC_ACTED else None
+
+    @property
+    def acting(self) -> bool:
+        """Whether an agent may have done something."""
+        return bool(self.stage == lib.IC_ACTING)
+
+    def reply(self, patience: float) -> Reply | None:
+        """What that agent answered, or answers within `patience` seconds; None: nobody will ever know."""
+        c = self.slot.c
+        if c.reply.cookie != c.cookie and self._agent is not None:
+            reply = ffi.addressof(c, "reply")
+            lib.ic_agent_wait(self._agent.fd, c.cookie, reply, int(patience * 1000))  # straight into the record
+        if c.reply.cookie != c.cookie:
+            return None
+        return Reply(c.reply.error, c.reply.outcome == lib.AGENT_DONE, c.reply.value)
+
+
+class Journal:
+    """Owns the memfd, or goes on with an earlier supervisor's. Any thread."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        """ConfigError when the journal that is there is of another layout: an older or newer supervisor's."""
+        inherited = keeper.inherited(JOURNAL).get(JOURNAL)
+        fd = inherited.fd if inherited else os.memfd_create(JOURNAL, os.MFD_CLOEXEC)
+        if inherited is None:
+            os.ftruncate(fd, lib.ic_journal_size())
+            keeper.keep(JOURNAL, JOURNAL, fd)
+        self._fd = fd
+        self._c = lib.ic_journal_map(fd)
+        if self._c == ffi.NULL:
+            raise ConfigError(f"the journal of the supervisor before this one cannot be read: {os.strerror(ffi.errno)}"
+                              + (f"; this one reads version {VERSION}" if ffi.errno == errno.EPROTO else ""))  # fmt: skip
+        self._lock = threading.Lock()
+        self._agents = keeper.inherited(AGENT)
+        self._keeper = keeper
+        self._left = [number for number in range(self._c.top) if self.record(number).notifier]
+        self._free = sorted(set(range(self._c.top)) - set(self._left), reverse=True)
+
+    def record(self, number: int) -> Any:
+        return self._c.record + number
+
+    def open(self, notifier: int) -> Slot | None:
+        """A record for one thread that receives from notifier `notifier`; None when there is none left."""
+        with self._lock:
+            if self._free:
+                number = self._free.pop()
+            elif self._c.top < lib.IC_JOURNAL_RECORDS:
+                number = self._c.top
+                self._c.top = number + 1
+            else:
+                return None
+        slot = Slot(self, number)
+        slot.c.notifier = notifier
+        return slot
+
+    def release(self, number: int) -> None:
+        lib.ic_journal_strike(self.record(number), 1)
+        with self._lock:
+            self._free.append(number)
+            finished = self._left == [number]
+            self._left = [left for left in self._left if left != number]
+        if finished:
+            self._close_agents()
+
+    def unfinished(self) -> Mapping[int, list[Unfinished]]:
+        """By the notifier's number, once; each is to be closed."""
+        found: dict[int, list[Unfinished]] = {}
+        for number in tuple(self._left):
+            c = self.record(number)
+            if c.id:
+                found.setdefault(c.notifier, []).append(Unfinished(Slot(self, number), self._agents))
+            else:
+                self.release(number)
+        if not self._left:
+            self._close_agents()
+        return found
+
+    def _close_agents(self) -> None:
+        """Everything is finished: agents of the earlier supervisor are needed no more, and end with their sockets."""
+        agents, self._agents = self._agents, {}
+        for key, kept in agents.items():
+            self._keeper.drop(AGENT, key)
+            os.close(kept.fd)
+
+    @property
+    def occupied(self) -> int:
+        """Records in use."""
+        with self._lock:
+            return int(self._c.top) - len(self._free)

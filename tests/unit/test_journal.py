@@ -1,0 +1,137 @@
+"""The journal: what a supervisor leaves in it, and what the next one makes of that."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import NamedTuple
+
+import pytest
+from interceptor.native._native import ffi, lib
+
+from interceptor.errors import ConfigError
+from interceptor.native.journal import Journal
+from interceptor.verdict import Fail
+
+
+class Kept(NamedTuple):
+    key: str
+    fd: int
+    note: str = ""
+
+
+class Memory:
+    """A keeper that remembers within this process."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], int] = {}
+
+    def keep(self, kind: str, key: str, fd: int, _note: str = "") -> None:
+        self.held[kind, key] = os.dup(fd)
+
+    def drop(self, kind: str, key: str) -> None:
+        fd = self.held.pop((kind, key), None)
+        if fd is not None:
+            os.close(fd)
+
+    def inherited(self, kind: str) -> dict[str, Kept]:
+        return {key: Kept(key, os.dup(fd)) for (of, key), fd in self.held.items() if of == kind}
+
+
+@pytest.fixture
+def keeper() -> Memory:
+    return Memory()
+
+
+def received(journal: Journal, notifier: int, number: int) -> object:
+    slot = journal.open(notifier)
+    assert slot is not None
+    slot.c.id = number
+    return slot
+
+
+def test_a_journal_that_nobody_left_is_empty(keeper: Memory) -> None:
+    assert Journal(keeper).unfinished() == {}
+    assert Journal(keeper).occupied == 0
+
+
+def test_what_was_received_is_unfinished_for_the_next(keeper: Memory) -> None:
+    received(Journal(keeper), 7, 1001)
+    (call,) = Journal(keeper).unfinished()[7]
+    assert (call.notification.id, call.answer, call.acting) == (1001, None, False)
+
+
+def test_a_thread_that_had_received_nothing_leaves_nothing(keeper: Memory) -> None:
+    Journal(keeper).open(7)
+    following = Journal(keeper)
+    assert following.unfinished() == {}
+    assert following.occupied == 0
+
+
+def test_a_closed_record_is_used_again(keeper: Memory) -> None:
+    journal = Journal(keeper)
+    first = journal.open(7)
+    assert first is not None
+    first.close()
+    second = journal.open(8)
+    assert second is not None
+    assert second.c == first.c
+    assert (second.c.notifier, second.c.id) == (8, 0)
+    assert journal.occupied == 1
+
+
+def test_it_stays_unfinished_until_it_is_closed(keeper: Memory) -> None:
+    received(Journal(keeper), 7, 1001)
+    Journal(keeper).unfinished()
+    following = Journal(keeper)
+    (call,) = following.unfinished()[7]
+    call.slot.close()
+    assert Journal(keeper).unfinished() == {}
+
+
+def test_an_answer_that_was_known_is_given(keeper: Memory) -> None:
+    slot = received(Journal(keeper), 7, 1001)
+    slot.c.stage, slot.c.error = lib.IC_ACTED, 16  # type: ignore[attr-defined]
+    (call,) = Journal(keeper).unfinished()[7]
+    assert call.answer == Fail(16)
+
+
+def test_a_reply_that_still_comes_is_read(keeper: Memory) -> None:
+    slot = received(Journal(keeper), 7, 1001)
+    c = slot.c  # type: ignore[attr-defined]
+    c.stage, c.agent, c.cookie = lib.IC_ACTING, 555, 99
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, its:
+        keeper.keep("agent", "555", ours.fileno())
+        its.send(bytes(ffi.buffer(ffi.new("struct agent_reply *", {"cookie": 99, "value": 42}))))
+        (call,) = Journal(keeper).unfinished()[7]
+        reply = call.reply(1.0)
+    assert reply is not None
+    assert (reply.error, reply.done, reply.value) == (0, True, 42)
+
+
+def test_nobody_knows_what_an_agent_did_that_is_gone(keeper: Memory) -> None:
+    slot = received(Journal(keeper), 7, 1001)
+    slot.c.stage, slot.c.agent, slot.c.cookie = lib.IC_ACTING, 555, 99  # type: ignore[attr-defined]
+    (call,) = Journal(keeper).unfinished()[7]
+    assert call.acting
+    assert call.reply(0.01) is None
+
+
+def test_agents_are_let_go_once_everything_is_finished(keeper: Memory) -> None:
+    received(Journal(keeper), 7, 1001)
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        keeper.keep("agent", "555", ours.fileno())
+        ours.close()
+        (call,) = Journal(keeper).unfinished()[7]
+        assert ("agent", "555") in keeper.held
+        call.slot.close()
+        assert ("agent", "555") not in keeper.held
+
+
+def test_a_journal_of_another_layout_is_refused(keeper: Memory) -> None:
+    Journal(keeper)
+    os.pwrite(keeper.held["journal", "journal"], (99).to_bytes(4, "little"), 0)
+    with pytest.raises(ConfigError, match="version"):
+        Journal(keeper)
