@@ -108,7 +108,9 @@ def differs(said: Explanation, event: dict[str, Any] | None, result: int) -> str
     return ""
 
 
-@pytest.mark.parametrize("call", ['mount("x", "/mnt", "nfs", 0, NULL)', 'sethostname("db", 2)', 'setdomainname("x", 1)'])
+@pytest.mark.parametrize(
+    "call", ['mount("x", "/mnt", "nfs", 0, NULL)', 'sethostname("db", 2)', 'setdomainname("x", 1)']
+)
 def test_the_supervisor_says_the_same_of_a_container_as_of_its_policy(box: whole.Box, call: str) -> None:
     of_container = json.loads(box.host.interceptor("policy", "explain", "--json", box.id, call))
     of_policy = json.loads(box.host.interceptor("policy", "explain", "--json", "site", call))

@@ -85,9 +85,13 @@ def test_attributes_mean_what_they_mean(box: whole.Box, fstype: str, attributes:
         assert [line.split(" - ")[0] for line in ours] == [line.split(" - ")[0] for line in free]
 
 
-@pytest.mark.parametrize("option", ["hidepid=invisible", "subset=pid", "gid=5", "hidepid=9", "nonsense", "nonsense=1", "ro"])
+@pytest.mark.parametrize(
+    "option", ["hidepid=invisible", "subset=pid", "gid=5", "hidepid=9", "nonsense", "nonsense=1", "ro"]
+)
 def test_options_mean_what_they_mean(box: whole.Box, option: str) -> None:
-    compare(box, "open", "proc", "set", option, "create", "mount", "0", "move", "/mnt", "show", "/mnt", "umount", "/mnt")
+    compare(
+        box, "open", "proc", "set", option, "create", "mount", "0", "move", "/mnt", "show", "/mnt", "umount", "/mnt"
+    )
 
 
 @pytest.mark.parametrize("fstype", ["proc", "sysfs", "tmpfs"])
@@ -95,7 +99,9 @@ def test_calls_in_an_order_that_makes_no_sense(box: whole.Box, fstype: str) -> N
     compare(box, "open", fstype, "mount", "0", "create", "create", "set", "source=x", "move", "/mnt")
 
 
-@pytest.mark.parametrize("to", ["/nowhere", "/probe/newmount", "fd:/mnt", "fd:/nowhere", "/data/link", "/proc/self/fd/77"])
+@pytest.mark.parametrize(
+    "to", ["/nowhere", "/probe/newmount", "fd:/mnt", "fd:/nowhere", "/data/link", "/proc/self/fd/77"]
+)
 def test_where_it_goes(box: whole.Box, to: str) -> None:
     box.sh("ln -sfn /mnt /data/link; touch /probe/newmount")
     steps = ("open", "proc", "create", "mount", "0", "move", to, "show", "/mnt", "move", "/mnt", "show", "/mnt")
@@ -170,7 +176,22 @@ def test_an_overlay(box: whole.Box, layers: str, abi: str) -> None:
 
 def test_an_overlay_for_users_is_the_kernels(box: whole.Box) -> None:
     steps = ("open", "overlay", "set", "lowerdir=/etc:/bin")
-    compare(box, *steps, "set", "userxattr", "create", "mount", "0", "move", "/mnt", "show", "/mnt", "close", "umount", "/mnt")
+    compare(
+        box,
+        *steps,
+        "set",
+        "userxattr",
+        "create",
+        "mount",
+        "0",
+        "move",
+        "/mnt",
+        "show",
+        "/mnt",
+        "close",
+        "umount",
+        "/mnt",
+    )
 
 
 def test_an_overlay_in_a_nested_user_namespace_is_the_kernels(box: whole.Box) -> None:
@@ -187,21 +208,43 @@ def test_an_option_that_is_not_taken_over_makes_no_other_overlay(box: whole.Box,
 
 
 def test_clones_attributes_and_moves_of_the_kernels_mounts(box: whole.Box) -> None:
-    steps = ("clone", "/data", "attr", "1", "0", "move", "/mnt", "show", "/mnt", "attr", "0", "1", "show", "/mnt", "close")
+    steps = (
+        "clone",
+        "/data",
+        "attr",
+        "1",
+        "0",
+        "move",
+        "/mnt",
+        "show",
+        "/mnt",
+        "attr",
+        "0",
+        "1",
+        "show",
+        "/mnt",
+        "close",
+    )
     compare(box, *steps, "umount", "/mnt")
-    compare(box, "open", "proc", "create", "mount", "0", "move", "/mnt", "clone", "/mnt", "move", "/data", "show", "/data")
+    compare(
+        box, "open", "proc", "create", "mount", "0", "move", "/mnt", "clone", "/mnt", "move", "/data", "show", "/data"
+    )
 
 
 def test_nothing_is_kept_for_who_ended(box: whole.Box) -> None:
     """More contexts than are kept, all of them left behind; then one that is needed."""
     for _ in range(3):
         said(box, *("open", "proc", "create", "mount", "0") * 30)
-    assert said(box, "open", "proc", "create", "mount", "0", "move", "/mnt", "close", "umount", "/mnt")[-1] == "umount ok"
+    assert (
+        said(box, "open", "proc", "create", "mount", "0", "move", "/mnt", "close", "umount", "/mnt")[-1] == "umount ok"
+    )
 
 
 def test_the_family_can_be_switched_off() -> None:
     with whole.host("runc") as host:
         made = host.box("no-new-mount-api")
-        seen = said(made, "open", "tmpfs", "set", "a=b", "create", "mount", "0", "move", "/mnt", "clone", "/", "attr", "0", "0")
+        seen = said(
+            made, "open", "tmpfs", "set", "a=b", "create", "mount", "0", "move", "/mnt", "clone", "/", "attr", "0", "0"
+        )
         assert [line.rsplit(" ", 2)[1:] for line in seen] == [["errno", "38"]] * 7
         assert "proc" in made.sh("mount -t proc proc /mnt; grep ' /mnt ' /proc/self/mountinfo")

@@ -130,6 +130,7 @@ class FakeAgent:
 
     def make_node(self, at: Anchor, *, mode: int, device: int) -> None:
         self._do("make_node", at, mode, device)
+
     def open_context(self, context: Context, *, twin: bool) -> int:
         self._do("open_context", context.fstype, twin)
         return 70

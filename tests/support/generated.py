@@ -70,7 +70,18 @@ filesystems:
   ext4: deny
 """
 
-CALLS = ("mount", "umount2", "sethostname", "setdomainname", "acct", "swapoff", "quotactl_fd", "quotactl", "fsopen", "swapon")
+CALLS = (
+    "mount",
+    "umount2",
+    "sethostname",
+    "setdomainname",
+    "acct",
+    "swapoff",
+    "quotactl_fd",
+    "quotactl",
+    "fsopen",
+    "swapon",
+)
 """Which can be made in a container a thousand times with no harm."""
 
 WORDS = (
@@ -118,7 +129,11 @@ def generated(strategy: st.SearchStrategy[str], count: int) -> list[str]:
     found: list[str] = []
 
     @settings(
-        max_examples=count, database=None, phases=[Phase.generate], deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=count,
+        database=None,
+        phases=[Phase.generate],
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
     def collect(example: str) -> None:

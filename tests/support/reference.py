@@ -27,18 +27,18 @@ def expected(pid: int) -> Expected:
     return Expected(_cpus(pid), *_memory(pid))
 
 
-def usage(pid: int) -> int:
-    """Bytes that its memory cgroup uses."""
-    directory = _chain(pid, "memory")[0]
+def usage(pid: int, container: str = "") -> int:
+    """Bytes that its memory cgroup uses, or that of the container (by id) that it is in: systemd makes some below it."""
+    directory = _own(pid, "memory", container)
     for name in ("memory.current", "memory.usage_in_bytes"):
         if (directory / name).exists():
             return int((directory / name).read_text(encoding="ascii"))
     raise AssertionError(f"{directory} counts no memory")
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time that its cgroup has used."""
-    directory = _chain(pid, "cpuacct")[0]
+def cpu_seconds(pid: int, container: str = "") -> float:
+    """CPU time that its cgroup has used, or that of the container (by id) that it is in."""
+    directory = _own(pid, "cpuacct", container)
     if (directory / "cpuacct.usage").exists():
         return int((directory / "cpuacct.usage").read_text(encoding="ascii")) / 1e9
     (found,) = re.findall(r"^usage_usec (\d+)$", (directory / "cpu.stat").read_text(encoding="ascii"), re.MULTILINE)
@@ -49,6 +49,10 @@ def host(name: str) -> int:
     """A line of the host's /proc/meminfo, in KiB."""
     (found,) = re.findall(rf"^{name}: +(\d+) kB$", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
     return int(found)
+
+
+def _own(pid: int, controller: str, container: str) -> Path:
+    return next(directory for directory in _chain(pid, controller) if container in directory.name)
 
 
 def _chain(pid: int, controller: str) -> list[Path]:

@@ -48,7 +48,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 @pytest.fixture(scope="module")
 def compiled(site: Policy) -> Filter:
-    profile = merge_profile(None, ROWS, site, listener_path="/run/l", metadata="", wait_killable=False, machine="x86_64")
+    profile = merge_profile(
+        None, ROWS, site, listener_path="/run/l", metadata="", wait_killable=False, machine="x86_64"
+    )
     return Filter(profile)
 
 
@@ -149,7 +151,9 @@ def agrees(said: Explanation, outcome: dispatch.Outcome, asked: CallText) -> Non
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(text=generated.calls(ROWS), caller=CALLERS)
-def test_what_a_refusal_proposes_allows_the_call(site: Policy, tmp_path_factory: Any, text: str, caller: Caller) -> None:
+def test_what_a_refusal_proposes_allows_the_call(
+    site: Policy, tmp_path_factory: Any, text: str, caller: Caller
+) -> None:
     asked, asker = parse(text, ROWS), Asker(caller)
     refused = explain(asked, site, asker)
     if not refused.remedy:

@@ -1,0 +1,181 @@
+"""What programs in a container with limits size themselves by: they agree with the limits, and with each other.
+
+The expected numbers are computed from the cgroup files by support/reference.py, which knows nothing of the runtime's
+reader. Languages' runtimes that this host has are lent to the container, /usr and /etc read-only.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support import cgroups, reference
+from support.system_container import SystemContainer
+from support.variants import MAIN, VARIANTS, Variant
+from support.waiting import wait_for
+
+from interceptor import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from support.engine import Engine
+    from support.reference import Expected
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not {"memory", "cpu"} <= cgroups.controllers(), reason="containers here cannot be given memory and CPU limits"
+    ),
+]
+
+MiB = 1 << 20
+CRUN = next(variant for variant in VARIANTS if variant.underneath == "crun")
+
+LENT = r"""
+mkdir -p /host/proc /host/sys /host/dev /host/tmp
+for name in bin sbin lib lib64; do ln -sfn "usr/$name" "/host/$name"; done
+for name in proc sys dev; do mount --rbind "/$name" "/host/$name"; done
+"""
+"""Makes the host's programs, which are in /host/usr, a root to chroot into."""
+
+
+class Limited(SystemContainer):
+    """512 MB and 1.5 CPUs."""
+
+    def __init__(self, engine: Engine, variant: Variant) -> None:
+        options = ("--memory", "512m", "--memory-swap", "768m", "--cpus", "1.5")
+        lent = ("--volume", "/usr:/host/usr:ro", "--volume", "/etc:/host/etc:ro")
+        super().__init__(engine, variant.image, "limited", *options, *lent)
+        self.wait_booted(within=30)
+        self.sh(LENT)
+
+    @property
+    def id(self) -> str:
+        return self.engine.output("inspect", "--format", "{{.Id}}", self.name)
+
+    def expected(self) -> Expected:
+        return reference.expected(self.pid)
+
+    def lent(self, program: str, *arguments: str) -> str:
+        """What a program of the host prints inside; both streams."""
+        if not shutil.which(program, path="/usr/local/bin:/usr/bin:/bin"):
+            pytest.skip(f"this host has no {program} to lend")
+        done = self.exec("chroot", "/host", program, *arguments, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def meminfo(self) -> dict[str, int]:
+        content = self.sh("cat /proc/meminfo")
+        return {name: int(value) for name, value in re.findall(r"^(\S+): +(\d+) kB$", content, re.MULTILINE)}
+
+
+@pytest.fixture(scope="module", params=[MAIN, CRUN], ids=str)
+def limited(
+    request: pytest.FixtureRequest, start_engine: Callable[[Variant], AbstractContextManager[Engine]]
+) -> Iterator[Limited]:
+    with start_engine(request.param) as engine:
+        yield Limited(engine, request.param)
+
+
+def test_the_limits_are_those_that_were_asked_for(limited: Limited) -> None:
+    wanted = limited.expected()
+    assert wanted.memory == 512 << 10
+    assert wanted.swap == min(256 << 10, reference.host("SwapTotal"))
+
+
+def test_every_count_of_cpus_is_the_same(limited: Limited) -> None:
+    counts = {
+        "nproc": "nproc",
+        "getconf": "getconf _NPROCESSORS_ONLN",
+        "cpuinfo": "grep -c ^processor /proc/cpuinfo",
+        "stat": "grep -c '^cpu[0-9]' /proc/stat",
+        "lscpu": "lscpu | sed -n 's/^CPU(s): *//p'",
+        "lscpu -p": "lscpu -p | grep -vc '^#'",
+        "busybox": "busybox nproc",
+        "top": "top -b -n 1 -1 -w 200 | grep -o '%Cpu[0-9]' | wc -l",
+    }
+    found = {name: int(limited.sh(command)) for name, command in counts.items()}
+    assert found == dict.fromkeys(counts, limited.expected().cpus)
+
+
+def test_every_size_of_memory_is_the_same(limited: Limited) -> None:
+    wanted = limited.expected()
+    shown = limited.meminfo()
+    assert (shown["MemTotal"], shown["SwapTotal"]) == (wanted.memory, wanted.swap)
+    free = limited.sh("free -k").splitlines()
+    assert [int(free[1].split()[1]), int(free[2].split()[1])] == [wanted.memory, wanted.swap]
+    assert f"{wanted.memory / 1024:.1f} total" in limited.sh("top -b -n 1 | grep 'MiB Mem'")
+    assert limited.sh("vmstat -s | head -n 1").split()[0] == str(wanted.memory)
+
+
+@pytest.mark.skipif("sysinfo" not in registry.load(), reason="sysinfo(2) is not intercepted")
+def test_sysinfo_agrees_with_the_files(limited: Limited) -> None:
+    wanted = limited.expected()
+    free = limited.sh("busybox free -k").splitlines()
+    assert [int(free[1].split()[1]), int(free[-1].split()[1])] == [wanted.memory, wanted.swap]
+    script = "import os; print(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 10)"
+    assert int(limited.lent("python3", "-c", script)) == wanted.memory
+
+
+def test_what_is_used_is_what_the_cgroup_uses(limited: Limited) -> None:
+    shown, used = limited.meminfo(), reference.usage(limited.pid, limited.id) >> 10
+    assert shown["MemTotal"] - shown["MemFree"] == pytest.approx(used, rel=0.25, abs=16 << 10)
+    assert shown["MemFree"] <= shown["MemAvailable"] <= shown["MemTotal"]
+
+
+def test_stat_is_the_containers_time(limited: Limited) -> None:
+    words = limited.sh("cat /proc/stat /proc/uptime").split()
+    ticks = [int(word) for word in words[1:11]]
+    up = float(words[-2])
+    assert sum(ticks) / 100 == pytest.approx(up * limited.expected().cpus, rel=0.1, abs=1)
+    assert (ticks[0] + ticks[1] + ticks[2]) / 100 == pytest.approx(
+        reference.cpu_seconds(limited.pid, limited.id), rel=0.2, abs=1
+    )
+
+
+def test_the_load_is_not_the_hosts(limited: Limited) -> None:
+    said = limited.sh("uptime; cat /proc/loadavg")
+    load = [float(word) for word in said.splitlines()[-1].split()[:3]]
+    assert f"load average: {load[0]:.2f}" in said or load[0] < 8
+    assert all(average < 8 for average in load)
+
+
+def test_java_sees_the_limits(limited: Limited) -> None:
+    said = limited.lent("java", "-XshowSettings:system", "-XX:+PrintFlagsFinal", "-version")
+    assert re.search(rf"Effective CPU Count: {limited.expected().cpus}\n", said), said[:2000]
+    assert "Memory Limit: 512.00M" in said
+
+
+def test_node_sees_the_limits(limited: Limited) -> None:
+    script = "const os = require('os'); console.log(os.cpus().length, os.availableParallelism(), os.totalmem())"
+    wanted = limited.expected()
+    assert limited.lent("node", "-e", script).split() == [str(wanted.cpus), str(wanted.cpus), str(wanted.memory << 10)]
+
+
+def test_python_sees_the_cpus(limited: Limited) -> None:
+    script = "import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))"
+    assert limited.lent("python3", "-c", script).split() == [str(limited.expected().cpus)] * 2
+
+
+def test_limits_that_are_changed_are_followed_within_a_second(limited: Limited) -> None:
+    limited.engine.docker("update", "--memory", "256m", "--memory-swap", "256m", "--cpus", "0.5", limited.name)
+    look = "grep MemTotal /proc/meminfo; cat /sys/devices/system/cpu/online; grep -c ^processor /proc/cpuinfo"
+    wait_for(lambda: limited.sh(look).split() == ["MemTotal:", str(256 << 10), "kB", "0", "1"], "new limits", within=1)
+    assert limited.expected().cpus == 1
+    assert limited.sh("getconf _NPROCESSORS_ONLN") == "1"
+    assert limited.sh("free -k | awk '/^Swap/ {print $2}'") == "0"
+
+
+def test_there_is_one_cpu_number_of_the_host_that_stays(limited: Limited) -> None:
+    """`possible` bounds what getcpu(2) answers: programs index arrays with it (docs/design.md, section 8)."""
+    assert (
+        limited.sh("cat /sys/devices/system/cpu/possible")
+        == Path("/sys/devices/system/cpu/possible").read_text().strip()
+    )
