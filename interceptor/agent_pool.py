@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -296,11 +298,21 @@ def _exchange(link: Link, request: Request, watch: _Watch) -> Reply:
 def _checked(request: Request, reply: Reply) -> Reply:
     if reply.outcome == agentlink.GONE:
         raise NotificationGone(f"notification {request.notification} ended before the agent acted")
+    if reply.outcome == agentlink.WANTS:
+        raise DescriptorWanted(reply.value)
     if reply.outcome != agentlink.DONE:
         raise AgentError(f"the agent takes action {request.op} with these arguments for malformed")
     if reply.error:
         raise OSError(reply.error, os.strerror(reply.error))
     return reply
+
+
+class DescriptorWanted(Exception):  # noqa: N818 - no error: the request is made again, with the descriptor
+    """A path leads through a descriptor of the tracee's, which the agent has not got."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class AgentSubject(Protocol):
@@ -348,6 +360,9 @@ class AgentSubject(Protocol):
 
     @property
     def in_nested_user_namespace(self) -> bool: ...
+
+    def take(self, fd: int) -> int:
+        """A duplicate of the tracee's descriptor; OSError(EBADF) for one that is not open."""
 
     @property
     def proc_fd(self) -> int:
@@ -539,7 +554,35 @@ class PinnedAgent:
             fsgid=fsgid,
             groups=subject.groups,
         )
-        return self._pool.ask(request, self._on_slow)
+        if b"/fd/" in texts.get(agentlink.OPTIONS, b"") + texts.get(agentlink.VALUE, b""):
+            self._foresee(request)
+        while True:
+            try:
+                return self._pool.ask(request, self._on_slow)
+            except DescriptorWanted as wanted:
+                self._supply(request, wanted.number)
+
+    def _foresee(self, request: Request) -> None:
+        """Takes what layers of an overlay name, so that the agent need not ask for one after the other."""
+        text = request.texts.get(agentlink.OPTIONS, b"") + b" " + request.texts.get(agentlink.VALUE, b"")
+        for number in sorted({int(digits) for digits in _LAYER_BY_DESCRIPTOR.findall(text)})[: agentlink.TAKEN_MAX]:
+            with suppress(OSError):  # the agent finds out whether it is needed
+                request.taken = {**request.taken, number: self._subject.take(number)}
+
+    def _supply(self, request: Request, number: int) -> None:
+        """What a path of the request leads through. OSError as procfs says it."""
+        if number == agentlink.WANTED_CWD:
+            request.fds = {**request.fds, agentlink.CWD: self._subject.cwd_fd}
+            return
+        if len(request.taken) == agentlink.TAKEN_MAX:
+            raise OSError(errno.ELOOP, "too many descriptors in one call's paths")
+        try:
+            request.taken = {**request.taken, number: self._subject.take(number)}
+        except OSError as error:
+            raise OSError(errno.ENOENT, "no such descriptor") from error
+
+
+_LAYER_BY_DESCRIPTOR = re.compile(rb"self/+fd/+([0-9]{1,9})")
 
 
 def _number(fd: Fd | None) -> int:

@@ -23,7 +23,7 @@ static struct {
 
 static union {
 	struct cmsghdr header;
-	char space[CMSG_SPACE(AGENT_FD_ROLES * sizeof(int))];
+	char space[CMSG_SPACE((AGENT_FD_ROLES + AGENT_TAKEN_MAX) * sizeof(int))];
 } control;
 
 static void end(int status) __attribute__((noreturn));
@@ -95,7 +95,28 @@ static int take_fds(struct call *call, size_t control_size)
 		count--;
 		call->fd[role] = *fd++;
 	}
-	return !count && !(call->request->fds >> AGENT_FD_ROLES);
+	if (count > AGENT_TAKEN_MAX || call->request->fds >> AGENT_FD_ROLES)
+		return 0;
+	call->taken_count = count;
+	memcpy(call->taken, fd, count * sizeof *fd);
+	return 1;
+}
+
+/* As many numbers as there were descriptors left. */
+static int take_numbers(struct call *call)
+{
+	const char *text = call->text[AGENT_TEXT_TAKEN];
+	unsigned i;
+
+	for (i = 0; i < call->taken_count; i++) {
+		if (!text || *text < '0' || *text > '9')
+			return 0;
+		for (call->taken_number[i] = 0; *text >= '0' && *text <= '9'; text++)
+			call->taken_number[i] = 10 * call->taken_number[i] + *text - '0';
+		if (*text++ != ' ')
+			return 0;
+	}
+	return !text || !*text;
 }
 
 static int take_texts(struct call *call, size_t size)
@@ -149,7 +170,8 @@ static int take_apart(struct call *call, size_t size, size_t control_size)
 		return 0;
 	if (size - sizeof *request != request->text_length)
 		return 0;
-	return take_fds(call, control_size) && take_texts(call, size - sizeof *request) && well_formed(call);
+	return take_fds(call, control_size) && take_texts(call, size - sizeof *request) && take_numbers(call) &&
+	       well_formed(call);
 }
 
 /* SIGALRM's default action ends us: also when the supervisor, who would kill us then, is no more. */
@@ -169,8 +191,13 @@ static void perform(struct call *call, struct agent_reply *reply)
 
 	if (call->request->deadline_ms)
 		deadline(call->request->deadline_ms);
+	links_begin();
 	if (action->act)
 		result = action->act(call);
+	if (result == -ELOOP && links_wanted(&call->value)) {
+		call->outcome = AGENT_WANTS;
+		result = 0;
+	}
 	if (action->fds & FD(MNTNS) && sys(setns, HOST_MNTNS_FD, CLONE_NEWNS))
 		end(3);
 	if (call->request->deadline_ms)

@@ -20,6 +20,8 @@ enum {
 struct call {
 	const struct agent_request *request;
 	int fd[AGENT_FD_ROLES];
+	unsigned taken_count;
+	int taken[AGENT_TAKEN_MAX], taken_number[AGENT_TAKEN_MAX];
 	const char *text[AGENT_TEXT_KINDS];
 	int denied;         /* the tracee's root cannot be entered with its filesystem ids alone */
 	uint32_t outcome;
@@ -57,9 +59,16 @@ long path_open(const struct call *call, int base, const char *path, uint32_t fla
 /* The target of a mount. */
 long path_target(const struct call *call);
 
+/* agent_links.c: the same walk, step by step, for paths that lead through magic links. */
+long links_walk(const struct call *call, int base, const char *path, uint32_t flags);
+void links_begin(void);
+/* Whether the last request's path led through a descriptor that was not taken, and which. */
+int links_wanted(int64_t *number);
+
 /* Facts of the file under an O_PATH descriptor that are known without asking its filesystem (it may be a hostile FUSE). */
 struct facts {
 	uint64_t mount_id;
+	uint64_t inode;
 	uint32_t mode, uid, gid, major, minor;
 	int mount_root;
 };

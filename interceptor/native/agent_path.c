@@ -3,7 +3,8 @@
  * We stand in its mount namespace and in its root directory, so ".." and absolute symbolic links mean what they mean to
  * it; its filesystem ids and groups decide what may be searched. What its DAC capabilities or a FUSE filesystem grant only
  * to a member of its user namespace, a child does again as exactly that: EACCES is the only answer for which it may differ.
- * Magic links (/proc/PID/root and the like) are refused with ELOOP: they would lead out of what was pinned.
+ * Magic links (/proc/PID/root and the like) would lead out of what was pinned; what of them is the tracee's own is walked by
+ * agent_links.c, others are refused with ELOOP.
  */
 #include "agent.h"
 #include "agent_sys.h"
@@ -21,7 +22,7 @@ static long stand_at_root(const struct call *call)
 	return error ? error : sys(chroot, ".");
 }
 
-static long walk(int base, const char *path, uint32_t flags)
+static long walk(const struct call *call, int base, const char *path, uint32_t flags)
 {
 	struct open_how how = {
 		.flags = O_PATH | O_CLOEXEC | (flags & PATH_NOFOLLOW ? O_NOFOLLOW : 0),
@@ -30,6 +31,8 @@ static long walk(int base, const char *path, uint32_t flags)
 	long fd = sys(openat2, base < 0 ? AT_FDCWD : base, path, &how, sizeof how);
 	long list;
 
+	if (fd == -ELOOP || fd == -ENOENT) /* we are nobody in a procfs of the container's: there is no `self` (proc_self_get_link()) */
+		fd = links_walk(call, base, path, flags);
 	if (fd < 0 || !(flags & (PATH_READABLE | PATH_LIST)))
 		return fd;
 	list = sys(openat, fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -57,7 +60,7 @@ static int walk_inside(void *argument)
 		error = stand_at_root(call);
 	if (!error)
 		error = creds_limit(call->request->capabilities);
-	inside->result = error ? error : walk(inside->base, inside->path, inside->flags);
+	inside->result = error ? error : walk(call, inside->base, inside->path, inside->flags);
 	return 0;
 }
 
@@ -84,7 +87,7 @@ long path_open(const struct call *call, int base, const char *path, uint32_t fla
 	if (base < 0)
 		base = call->fd[AGENT_FD_ROOT];
 	inside.base = base;
-	fd = call->denied ? -EACCES : walk(base, path, flags);
+	fd = call->denied ? -EACCES : walk(call, base, path, flags);
 	if (fd != -EACCES || call->fd[AGENT_FD_USERNS] < 0)
 		return fd;
 	error = sys_run_child(walk_inside, &inside);
@@ -106,6 +109,7 @@ long path_facts(int fd, struct facts *facts)
 		return error;
 	facts->mount_id = found.stx_mnt_id;
 	facts->mount_root = !!(found.stx_attributes & STATX_ATTR_MOUNT_ROOT);
+	facts->inode = found.stx_ino;
 	facts->mode = found.stx_mode;
 	facts->uid = found.stx_uid;
 	facts->gid = found.stx_gid;

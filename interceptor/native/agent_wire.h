@@ -12,9 +12,10 @@
 
 #include <stdint.h>
 
-#define AGENT_WIRE_VERSION 5
+#define AGENT_WIRE_VERSION 6
 #define AGENT_TEXT_MAX 32768
 #define AGENT_GROUPS_MAX 32
+#define AGENT_TAKEN_MAX 200     /* SCM_MAX_FD is 253 */
 
 /* The closed list of what an agent does. Nothing else, ever; each answers in docs/security.md. */
 enum agent_op {
@@ -49,6 +50,7 @@ enum agent_fd {
 	AGENT_FD_UTSNS = 8,
 	AGENT_FD_CONTEXT = 9,    /* a filesystem context, or a detached mount */
 	AGENT_FD_ROLES = 10,
+	/* Behind these: the tracee's own descriptors whose numbers TAKEN lists. */
 };
 
 /* Texts, in the order in which they follow the request; `texts` has bit (1 << kind) for each present. */
@@ -63,7 +65,8 @@ enum agent_text {
 	AGENT_TEXT_DATA = 5,     /* host or domain name; `data_length` bytes count, NUL may be inside, one NUL follows */
 	AGENT_TEXT_KEY = 6,      /* fsconfig(2)'s key and value */
 	AGENT_TEXT_VALUE = 7,
-	AGENT_TEXT_KINDS = 8,
+	AGENT_TEXT_TAKEN = 8,    /* numbers of the tracee's descriptors, in decimal, each ended by ' ' */
+	AGENT_TEXT_KINDS = 9,
 };
 
 #define AGENT_FOLLOW 1u          /* MOUNT_ID, MOVE_MOUNT: PATH's last component may be a symbolic link (mounting always follows) */
@@ -98,8 +101,10 @@ enum agent_outcome {
 	AGENT_DONE = 0,          /* `error` and `value` are the action's */
 	AGENT_GONE = 1,          /* the notification was no longer valid before attaching; nothing was done */
 	AGENT_MALFORMED = 2,     /* no request of this protocol, or one that lacks a text or descriptor; nothing was done */
+	AGENT_WANTS = 3,         /* nothing was done: `value` is the number of a descriptor of the tracee's that a path leads through */
 };
 
+#define AGENT_WANTED_CWD (-1)   /* AGENT_WANTS: the working directory, as role CWD */
 #define AGENT_GIVEN_MAX 2
 
 struct agent_reply {

@@ -146,12 +146,12 @@ int ic_agent_call(int socket, uint32_t agent, const void *request, size_t size, 
 {
 	union {
 		struct cmsghdr header;
-		char space[CMSG_SPACE(AGENT_FD_ROLES * sizeof(int))];
+		char space[CMSG_SPACE((AGENT_FD_ROLES + AGENT_TAKEN_MAX) * sizeof(int))];
 	} control;
 	struct iovec part = { (void *)request, size };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
 
-	if (count > AGENT_FD_ROLES || size < sizeof(struct agent_request))
+	if (count > AGENT_FD_ROLES + AGENT_TAKEN_MAX || size < sizeof(struct agent_request))
 		return -EINVAL;
 	if (count) {
 		control.header = (struct cmsghdr){ CMSG_LEN(count * sizeof(int)), SOL_SOCKET, SCM_RIGHTS };

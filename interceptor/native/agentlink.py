@@ -16,7 +16,7 @@ import signal
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -73,10 +73,14 @@ COVERS: int = _lib.AGENT_TEXT_COVERS
 DATA: int = _lib.AGENT_TEXT_DATA
 KEY: int = _lib.AGENT_TEXT_KEY
 VALUE: int = _lib.AGENT_TEXT_VALUE
+TAKEN: int = _lib.AGENT_TEXT_TAKEN
+TAKEN_MAX: int = _lib.AGENT_TAKEN_MAX
 
 DONE: int = _lib.AGENT_DONE
 GONE: int = _lib.AGENT_GONE
 MALFORMED: int = _lib.AGENT_MALFORMED
+WANTS: int = _lib.AGENT_WANTS
+WANTED_CWD: int = _lib.AGENT_WANTED_CWD
 
 _VERSION: int = _lib.AGENT_WIRE_VERSION
 _HEADER = struct.Struct(f"=2I2Q4I7Q8I{GROUPS_MAX}I")
@@ -101,6 +105,8 @@ class Request:
     """Role (MNTNS, ROOT, …) → descriptor of ours; it stays ours."""
     texts: Mapping[int, bytes]
     """Kind (PATH, TYPE, …) → text without its NUL."""
+    taken: Mapping[int, int] = field(default_factory=dict)
+    """Number of a descriptor of the tracee's → its duplicate of ours."""
     notification: int = 0
     flags: int = 0
     mount_flags: int = 0
@@ -136,8 +142,12 @@ def pack(request: Request, cookie: int) -> tuple[bytes, list[int]]:
     fds, roles = [fd for _, fd in given], 0
     for role, _ in given:
         roles |= 1 << role
+    given_texts = request.texts
+    if request.taken:
+        fds += request.taken.values()
+        given_texts = {**given_texts, TAKEN: b"".join(b"%d " % number for number in request.taken)}
     texts, kinds = b"", 0
-    for kind, text in sorted(request.texts.items()):
+    for kind, text in sorted(given_texts.items()):
         if kind != DATA and b"\0" in text:
             raise OSError(errno.EINVAL, f"a NUL in text {kind} of a request to the agent")
         texts += text + b"\0"

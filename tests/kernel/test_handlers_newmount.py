@@ -174,6 +174,31 @@ def test_an_overlay(box: whole.Box, layers: str, abi: str) -> None:
     assert "trusted.overlay.metacopy" in os.listxattr(upper_dir / "f")
 
 
+@pytest.mark.parametrize("count", [1, 30])
+def test_layers_by_descriptors_of_the_programs_own(box: whole.Box, count: int) -> None:
+    """By both APIs: container engines open long lists of layers, and name them so."""
+    program = box.probe("newmount", *OPTIONS)
+    names = [f"/proc/self/fd/{number}" for number in range(20, 20 + count)]
+    layers = ":".join(["/data/lower", *names])
+    one_by_one = " ".join(f"set lowerdir+={name}" for name in names)
+    opened = "; ".join(f"mkdir -p /data/n{n}; touch /data/n{n}/s{n}; exec {n}</data/n{n}" for n in range(20, 20 + count))
+    script = (
+        f"{opened}; mount -t overlay o -o lowerdir={layers} /mnt; ls /mnt; umount /mnt; echo --;"
+        f" {program} open overlay set lowerdir+=/data/lower {one_by_one} create mount 0 move /mnt close; ls /mnt"
+    )
+    (box.rootfs / "probe/layers").write_text(script, encoding="utf-8")
+    seen = box.sh("unshare -m sh -eu /probe/layers").splitlines()
+    there = ["d", "f", *sorted(f"s{number}" for number in range(20, 20 + count))]
+    assert seen[: seen.index("--")] == there
+    assert seen[-len(there) :] == there
+    assert all(line.endswith(" ok") for line in seen[len(there) + 1 : -len(there)])
+
+
+def test_a_layer_behind_a_closed_descriptor_is_not_there(box: whole.Box) -> None:
+    done = box.exec("unshare", "-m", "mount", "-t", "overlay", "o", "-o", "lowerdir=/data/lower:/proc/self/fd/77", "/mnt")
+    assert "No such file or directory" in done.stderr
+
+
 def test_an_overlay_for_users_is_the_kernels(box: whole.Box) -> None:
     steps = ("open", "overlay", "set", "lowerdir=/etc:/bin")
     compare(

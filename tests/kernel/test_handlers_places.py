@@ -65,9 +65,6 @@ def test_a_place_is_found_as_the_kernel_finds_it(box: whole.Box, form: str, fsty
 
 
 @pytest.mark.parametrize("form", MAGIC)
-@pytest.mark.xfail(
-    strict=True, reason="the agent refuses magic links with ELOOP; only the forms of PLAIN are translated"
-)
 def test_a_place_behind_other_magic_links(box: whole.Box, form: str) -> None:
     compare(box, form, "proc", 0, "-")
 

@@ -127,6 +127,9 @@ class Target:
     def namespace_fd(self, namespace: Namespace) -> int:
         return self._fds[namespace]
 
+    def take(self, fd: int) -> int:
+        raise OSError(errno.EBADF, f"the target has no descriptor {fd}")
+
     @property
     def proc_fd(self) -> int:
         return self._proc_fd

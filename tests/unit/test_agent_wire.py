@@ -59,6 +59,16 @@ def test_a_host_name_may_hold_a_nul_and_counts_its_bytes() -> None:
     assert (request.data_length, message[-4:]) == (3, b"a\0b\0")
 
 
+def test_descriptors_of_the_tracee_go_behind_the_others() -> None:
+    request = Request(agentlink.OVERLAY, {agentlink.ROOT: 12}, {agentlink.PATH: b"/mnt"}, taken={7: 50, 3: 51})
+    message, fds = agentlink.pack(request, 1)
+    c = ffi.cast("struct agent_request *", ffi.from_buffer(message))
+    assert fds == [12, 50, 51]
+    assert c.fds == 1 << agentlink.ROOT
+    assert c.texts == 1 << agentlink.PATH | 1 << agentlink.TAKEN
+    assert message.endswith(b"/mnt\x007 3 \0")
+
+
 def test_more_groups_than_fit_are_left_out() -> None:
     groups = tuple(range(100))
     message, _ = agentlink.pack(Request(agentlink.PING, {}, {}, groups=groups), 1)
