@@ -25,7 +25,7 @@ from interceptor.native import agentlink
 from interceptor.native.agentlink import Link, Reply, Request
 from interceptor.native.fd import Fd
 from interceptor.policy import Mount
-from interceptor.ports import Namespace
+from interceptor.ports import Namespace, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -501,6 +501,41 @@ class PinnedAgent:
             agentlink.MAKE_NODE, self._place(at), {agentlink.PATH: at.path}, numbers=numbers, ids=subject.filesystem_ids
         ).value
 
+    def set_xattr(self, at: Anchor, name: bytes, value: bytes, *, flags: int, how: Way) -> None:
+        with agentlink.Memory(value) as memory:
+            self._xattr(agentlink.SET_XATTR, at, how, name, memory, (flags, len(value), 0, 0))
+
+    def get_xattr(self, at: Anchor, name: bytes, *, how: Way) -> bytes:
+        with agentlink.Memory() as memory:
+            return memory.read(self._xattr(agentlink.GET_XATTR, at, how, name, memory))
+
+    def list_xattr(self, at: Anchor, *, how: Way) -> bytes | None:
+        with agentlink.Memory() as memory:
+            size = self._xattr(agentlink.LIST_XATTR, at, how, None, memory)
+            return memory.read(size) if size >= 0 else None
+
+    def remove_xattr(self, at: Anchor, name: bytes, *, how: Way) -> None:
+        self._xattr(agentlink.REMOVE_XATTR, at, how, name, None)
+
+    def may_chown(self, at: Anchor, *, how: Way) -> bool:
+        return bool(self._xattr(agentlink.MAY_CHOWN, at, how, None, None))
+
+    def _xattr(
+        self,
+        op: int,
+        at: Anchor,
+        how: Way,
+        name: bytes | None,
+        memory: agentlink.Memory | None,
+        numbers: tuple[int, int, int, int] = _NO_NUMBERS,
+    ) -> int:
+        fds, texts = self._place(at), {agentlink.PATH: at.path}
+        if memory is not None:
+            fds[agentlink.MEMORY] = memory.fd
+        if name is not None:
+            texts[agentlink.TYPE] = name
+        return self._act(op, fds, texts, flags=_WAYS[how], numbers=numbers).value
+
     def _uts(self) -> dict[int, int]:
         return {agentlink.UTSNS: self._subject.namespace_fd(Namespace.UTS)}
 
@@ -589,6 +624,9 @@ def _number(fd: Fd | None) -> int:
     if fd is None:
         raise AgentError("a filesystem context without what its state says that it has")
     return fd.fileno()
+
+
+_WAYS = {Way.FOLLOW: agentlink.FOLLOW, Way.NOFOLLOW: 0, Way.DESCRIPTOR: agentlink.DESCRIPTOR}
 
 
 def _given(source: bytes | None, options: bytes | None) -> dict[int, bytes]:

@@ -134,7 +134,7 @@ def explain(asked: CallText, policy: Policy, asker: Asker | None = None) -> Expl
     answered = stanza.filtered(row, policy, asked.registers)
     if answered is not None:
         return _by_filter(row, answered, asked, policy)
-    hit = stanza.looked_up(row, policy, arch, asked.registers)
+    hit = stanza.looked_up(row, policy, arch, asked.registers, asked.read)
     if hit is not None:
         return _by_table(row, hit, asked, policy)
     return _Dry(policy, asked, asker).explanation(number)

@@ -32,6 +32,7 @@ class Namespace(enum.StrEnum):
 class Cap(enum.IntEnum):
     """capabilities(7), the numbers of linux/capability.h, as far as handlers need them."""
 
+    CHOWN = 0
     DAC_OVERRIDE = 1
     DAC_READ_SEARCH = 2
     SYS_MODULE = 16
@@ -47,6 +48,17 @@ class Cap(enum.IntEnum):
 
 AT_FDCWD = -100
 """Instead of a descriptor: the working directory (linux/fcntl.h)."""
+
+
+class Way(enum.Enum):
+    """How a call names a file: what three calls of one family differ in."""
+
+    FOLLOW = enum.auto()
+    """By a path whose last component may be a symbolic link."""
+    NOFOLLOW = enum.auto()
+    """By a path; a symbolic link itself is meant (lsetxattr(2))."""
+    DESCRIPTOR = enum.auto()
+    """By a descriptor (fsetxattr(2)): one that is only a path is EBADF."""
 
 
 class Tracee(Protocol):
@@ -76,6 +88,14 @@ class Tracee(Protocol):
 
     def take(self, fd: int) -> int:
         """A duplicate of its descriptor `fd`, ours until the call is answered; OSError(EBADF) for none."""
+
+    def read(self, address: int, length: int) -> bytes:
+        """Copies memory of the tracee's, after its strings and only once. OSError(EFAULT) unless all of it can be read."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Writes an answer to where the call said. OSError(EFAULT) unless all of it can be written; NotificationGone when
+        a signal came before: the memory may have become another's use.
+        """
 
     @property
     def uid_inside(self) -> int:
@@ -173,6 +193,21 @@ class Agent(Protocol):
 
     def move_mount(self, context: Context, at: Anchor, *, follow: bool) -> None:
         """Attaches that mount and lets go of the context."""
+
+    def set_xattr(self, at: Anchor, name: bytes, value: bytes, *, flags: int, how: Way) -> None:
+        """setxattr(2) with CAP_SYS_ADMIN of the host's; OSError(EPERM) for a file that is of no id of the container's."""
+
+    def get_xattr(self, at: Anchor, name: bytes, *, how: Way) -> bytes:
+        """getxattr(2), likewise; OSError(ENODATA) for such a file."""
+
+    def list_xattr(self, at: Anchor, *, how: Way) -> bytes | None:
+        """listxattr(2), likewise, with the names of trusted.*; None where the kernel is to be asked."""
+
+    def remove_xattr(self, at: Anchor, name: bytes, *, how: Way) -> None:
+        """removexattr(2), as set_xattr."""
+
+    def may_chown(self, at: Anchor, *, how: Way) -> bool:
+        """Whether the file's owner and group are ids of the container's: then the kernel decides about a chown(2)."""
 
     def set_hostname(self, name: bytes) -> None:
         """sethostname(2) in the tracee's UTS namespace."""

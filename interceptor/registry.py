@@ -108,6 +108,8 @@ class Syscall:
     module: str
     pure: bool = False
     """The handler answers from its arguments alone: it asks `call` for nothing and changes nothing."""
+    io_uring: bool = False
+    """io_uring_enter(2) can do it as well, past every filter."""
     optional: bool = False
     """Native, and not in the filter, unless a policy has a rule for it: a policy's `default` does not turn it on."""
     shortcut: Shortcut | None = None
@@ -137,6 +139,8 @@ def handles(
     note: str = "",
     pure: bool = False,
     optional: bool = False,
+    young: bool = False,
+    io_uring: bool = False,
     shortcut: Shortcut | None = None,
     redo: Redo = Redo.NEVER,
 ) -> Callable[[Handler], Handler]:
@@ -147,7 +151,9 @@ def handles(
     `pure` promises that the handler uses neither tracee nor agent nor notes for the trace: it is then asked on the
     shortest way, and must not take pointers. `optional`: off unless a policy has a rule for the call; the shipped
     default.yaml says so with an unconditional `native`. `shortcut` is what native/shortcut.c may decide without the
-    handler. `redo`: what becomes of a call in which the supervisor dies.
+    handler. `redo`: what becomes of a call in which the supervisor dies. `young`: libseccomp may not know
+    the call yet, and then it is never intercepted. `io_uring`: io_uring_enter(2) can do it as well, so that where policy has
+    it intercepted there is no io_uring.
     Raises TypeError for an args class that is none and ValueError for a name that libseccomp does not know or that is
     registered already.
     """
@@ -161,14 +167,14 @@ def handles(
                 )
         if pure and (signature.pointers or needs):
             raise TypeError(f"{name}: a pure handler takes neither pointers nor permissions")
-        if all(resolve(name, arch) is None for arch in Arch):
+        if not young and all(resolve(name, arch) is None for arch in Arch):
             raise ValueError(f"{name!r} is no system call that libseccomp knows")
         if name in _rows and _rows[name].module != handler.__module__:
             raise ValueError(f"{name!r} is registered by {_rows[name].module} already")
         _rows[name] = Syscall(
             name=name, signature=signature, handler=handler, when=when, needs=needs, support=support, note=note,
             source=_source(handler), module=handler.__module__, pure=pure,
-            optional=optional,
+            optional=optional, io_uring=io_uring,
             shortcut=shortcut,
             redo=redo,
         )  # fmt: skip

@@ -18,13 +18,15 @@ Source: OCI runtime-spec config-linux.md, "Seccomp"; seccomp_rule_add(3) for SCM
 from __future__ import annotations
 
 import enum
+import errno
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from interceptor.args import Arch, Field, Flags, Integer
-from interceptor.policy import Condition, Decision, Do, FlagSet, Numbers, Policy, Rule
+from interceptor.args import Arch, Field, Flags, Integer, Reader, String
+from interceptor.patterns import is_glob
+from interceptor.policy import Condition, Decision, Do, FlagSet, Numbers, Policy, Rule, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,9 +40,21 @@ OciRule = dict[str, Any]
 def rules(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
     """The OCI rules for what must not simply be executed: NOTIFY for us, ERRNO where the filter answers alone.
 
-    A call with several conditions has a rule for each.
+    A call with several conditions has a rule for each. What io_uring can do as well is not seen by any filter: where such
+    a call is intercepted, there is no io_uring (ENOSYS, upon which programs do without).
     """
-    return [rule for _, row in sorted(rows.items()) for rule in _rules(row, policy)]
+    found = {name: list(_rules(row, policy)) for name, row in sorted(rows.items()) if _exists(row)}
+    if any(found[name] and rows[name].io_uring for name in found):
+        found.setdefault("io_uring_setup", [_NO_IO_URING])
+    return [rule for _, rules in sorted(found.items()) for rule in rules]
+
+
+_NO_IO_URING: OciRule = {"names": ["io_uring_setup"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}
+
+
+def _exists(row: Syscall) -> bool:
+    """Whether libseccomp knows the call on any architecture."""
+    return any(row.number(arch) is not None for arch in Arch)
 
 
 def _rules(row: Syscall, policy: Policy) -> Iterator[OciRule]:
@@ -59,7 +73,7 @@ def allowed(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
     return [
         {"names": [row.name], "action": "SCMP_ACT_ALLOW", **_args(tests)}
         for _, row in sorted(rows.items())
-        if _notifies(policy, row.name)
+        if _exists(row) and _notifies(policy, row.name)
         for tests in complement(conditions(row, policy))
     ]
 
@@ -235,6 +249,8 @@ class Action(enum.StrEnum):
     RETURN = "return"
     LOOK = "look"
     """It looks at the tracee's memory first, and may leave the call to Python after all: see interceptor/shortcut.py."""
+    ASK = "ask"
+    """Python does: the row keeps those behind it from answering."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +260,15 @@ class RegisterTest:
     index: int
     mask: int
     value: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextTest:
+    """Holds iff the string that a register points to is `pattern`, or begins with it."""
+
+    index: int
+    pattern: bytes
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +282,7 @@ class TableRow:
     """ERRNO: a positive errno. RETURN: the value. CONTINUE: 0. LOOK: a `shortcut.LOOKS`."""
     rule: str
     """``file:line`` of the rule, for the trace."""
+    text: TextTest | None = None
 
 
 ACTIONS = {Do.NATIVE: Action.CONTINUE, Do.DENY: Action.ERRNO, Do.PRETEND: Action.RETURN}
@@ -268,12 +294,12 @@ ALTERNATIVES_MAX = 64
 
 
 def table(rows: Mapping[str, Syscall], policy: Policy, arch: Arch) -> list[TableRow]:
-    """The rows for one architecture: per call the leading rules that registers decide, up to the first other one."""
+    """The rows for one architecture: per call the leading rules that registers, or the beginning of a string, decide."""
     found: list[TableRow] = []
     for _, row in sorted(rows.items()):
         nr = row.number(arch)
         if nr is not None:
-            found.extend(_rows(row, policy, arch, nr))
+            found.extend(_worthwhile(list(_table_rows(row, policy, arch, nr))))
     return found
 
 
@@ -281,29 +307,99 @@ def ladder_rungs(row: Syscall, policy: Policy) -> Iterator[tuple[bool, Rule]]:
     """The rules of a call that reaches us, in order, each with whether the table answers for it (on x86-64)."""
     in_table = True
     for rule in policy.ladder(row.name):
-        in_table = in_table and ACTIONS.get(rule.decision.do) is not None and not rule.decision.log
-        in_table = in_table and register_tests(row, rule, Arch.X86_64) is not None
-        yield in_table, rule
+        action, _ = _compiled(row, rule, Arch.X86_64) if in_table else (None, [])
+        in_table = action is not None
+        yield action not in (None, Action.ASK), rule
 
 
-def looked_up(row: Syscall, policy: Policy, arch: Arch, registers: Sequence[int]) -> TableRow | None:
-    """The row of the table that answers a call, as the C loop finds it (native/notify.c)."""
+def looked_up(
+    row: Syscall, policy: Policy, arch: Arch, registers: Sequence[int], read: Reader | None = None
+) -> TableRow | None:
+    """The row of the table that answers a call, as the C loop finds it (native/notify.c). `read` gives its strings."""
     width = arch.register_mask
     for found in table({row.name: row}, policy, arch):
-        if all(registers[test.index] & test.mask & width == test.value for test in found.tests):
-            return found
+        if not all(registers[test.index] & test.mask & width == test.value for test in found.tests):
+            continue
+        holds = found.text is None or _text_holds(found.text, registers[found.text.index] & width, read)
+        if holds is None:
+            return None
+        if holds:
+            return None if found.action is Action.ASK else found
     return None
 
 
-def _rows(row: Syscall, policy: Policy, arch: Arch, nr: int) -> Iterator[TableRow]:
+def _text_holds(text: TextTest, address: int, read: Reader | None) -> bool | None:
+    """None where that cannot be known."""
+    piece = read([(address, PATTERN_MAX + 1, True)])[0] if read else None
+    if piece is None:
+        return None
+    wanted = text.pattern + b"\0" * text.exact
+    return True if piece.startswith(wanted) else None if wanted.startswith(piece) else False
+
+
+def _table_rows(row: Syscall, policy: Policy, arch: Arch, nr: int) -> Iterator[TableRow]:
     for rule in policy.ladder(row.name):
-        decision = rule.decision
-        alternatives = register_tests(row, rule, arch)
-        action = ACTIONS.get(decision.do)
-        if action is None or decision.log or alternatives is None:
+        action, alternatives = _compiled(row, rule, arch)
+        if action is None:
             return
-        for tests in alternatives:
-            yield TableRow(nr, tests, action, decision.errno, decision.rule)
+        decision = rule.decision
+        for tests, text in alternatives:
+            yield TableRow(nr, tests, action, 0 if action is Action.ASK else decision.errno, decision.rule, text)
+
+
+Alternatives = list[tuple[tuple[RegisterTest, ...], TextTest | None]]
+
+
+def _compiled(row: Syscall, rule: Rule, arch: Arch) -> tuple[Action | None, Alternatives]:
+    """What C does about calls that a rule is for, and how it knows them; None: it goes no further down the ladder.
+
+    By a string a call is only left to the kernel, or to Python, which explains refusals.
+    """
+    alternatives = _alternatives(row, rule, arch)
+    if alternatives is None or rule.decision.log:
+        return None, []
+    action = ACTIONS.get(rule.decision.do)
+    if not any(text for _, text in alternatives):
+        return action, alternatives
+    return (action or Action.ASK if action in (None, Action.CONTINUE) else None), alternatives
+
+
+def _worthwhile(rows: list[TableRow]) -> list[TableRow]:
+    """Without rows at the end that only send to Python, where a call that no row matches goes anyway."""
+    while rows and rows[-1].action is Action.ASK:
+        rows.pop()
+    return rows
+
+
+def _alternatives(row: Syscall, rule: Rule, arch: Arch) -> Alternatives | None:
+    """The rule's conditions as alternatives of what C can test; None when they need more than that."""
+    texts = [(name, condition) for name, condition in rule.args if isinstance(condition, Text)]
+    if not texts:
+        tests = register_tests(row, rule, arch)
+        return None if tests is None else [(one, None) for one in tests]
+    others = tuple((name, condition) for name, condition in rule.args if not isinstance(condition, Text))
+    tests = register_tests(row, replace(rule, args=others), arch)
+    if len(texts) > 1 or tests is None:
+        return None
+    found = [_text_test(_field(row, texts[0][0]), pattern) for pattern in texts[0][1].patterns]
+    if None in found or len(found) * len(tests) > ALTERNATIVES_MAX:
+        return None
+    return list(itertools.product(tests, found))
+
+
+PATTERN_MAX = 63
+"""Bytes of a string that C looks at; the NUL behind is one of them."""
+
+
+def _text_test(field: Field, pattern: str | None) -> TextTest | None:
+    """A word, or a word and a final ``*``."""
+    if pattern is None or not isinstance(field.kind, String):
+        return None
+    word = pattern.removesuffix("*")
+    encoded = word.encode()
+    if is_glob(word) or not 0 < len(encoded) < PATTERN_MAX:
+        return None
+    return TextTest(field.register, encoded, word == pattern)
 
 
 def register_tests(row: Syscall, rule: Rule, arch: Arch) -> list[tuple[RegisterTest, ...]] | None:

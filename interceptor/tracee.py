@@ -12,7 +12,7 @@ import errno
 import re
 from typing import TYPE_CHECKING
 
-from interceptor.errors import InterceptorError
+from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native import pin as native
 from interceptor.native.fd import Fd
 from interceptor.ports import AT_FDCWD, Cap, Namespace
@@ -230,6 +230,14 @@ class Pinned:
         return any(
             _type(row) == b"proc" and row[4] == b"/proc" for row in _rows(native.read(self._held.proc, "mountinfo"))
         )
+
+    def read(self, address: int, length: int) -> bytes:
+        return native.copy_from(self._held.proc, address, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        if not self.waits():
+            raise NotificationGone("a signal came before the answer was written")
+        native.copy_to(self._held.proc, address, data)
 
     def close(self) -> None:
         for fd in self._fds.values():

@@ -34,6 +34,9 @@ static const struct sock_filter program[] = {
 	ALLOW(mount), ALLOW(umount2), ALLOW(pivot_root), ALLOW(mkdirat), ALLOW(dup3),
 	/* device nodes */
 	ALLOW(mknodat), ALLOW(umask), ALLOW(faccessat2), ALLOW(fstatfs),
+	/* extended attributes */
+	ALLOW(setxattr), ALLOW(fsetxattr), ALLOW(getxattr), ALLOW(fgetxattr), ALLOW(listxattr), ALLOW(flistxattr),
+	ALLOW(removexattr), ALLOW(fremovexattr), ALLOW(pread64), ALLOW(pwrite64),
 	/* names */
 	ALLOW(sethostname), ALLOW(setdomainname),
 	/* children; the kernel restarts sleeps through restart_syscall */

@@ -34,6 +34,11 @@ enum agent_op {
 	AGENT_OPEN_ROOT = 20,    /* gives the root directory of the mount CONTEXT, open for reading */
 	AGENT_MOVE_MOUNT = 21,   /* attaches the detached mount CONTEXT at PATH */
 	AGENT_MAKE_NODE = 32,    /* mknod(2) of a device at PATH; value = its inode number */
+	AGENT_SET_XATTR = 33,    /* setxattr(2) of attribute TYPE of PATH; the value is in MEMORY */
+	AGENT_GET_XATTR = 34,    /* value = its size; the attribute's value is written to MEMORY */
+	AGENT_LIST_XATTR = 35,   /* the same with the list of names, those of trusted.* among them; value = -1: ask the kernel */
+	AGENT_REMOVE_XATTR = 36,
+	AGENT_MAY_CHOWN = 37,    /* value = whether PATH's owner and group are ids of the container */
 	AGENT_OPS = 80,
 };
 
@@ -49,14 +54,15 @@ enum agent_fd {
 	AGENT_FD_NETNS = 7,      /* for sysfs */
 	AGENT_FD_UTSNS = 8,
 	AGENT_FD_CONTEXT = 9,    /* a filesystem context, or a detached mount */
-	AGENT_FD_ROLES = 10,
+	AGENT_FD_MEMORY = 10,    /* a memfd for what is larger than a message */
+	AGENT_FD_ROLES = 11,
 	/* Behind these: the tracee's own descriptors whose numbers TAKEN lists. */
 };
 
 /* Texts, in the order in which they follow the request; `texts` has bit (1 << kind) for each present. */
 enum agent_text {
 	AGENT_TEXT_PATH = 0,     /* the target, as the tracee gave it; "" means the BASE descriptor itself */
-	AGENT_TEXT_TYPE = 1,     /* filesystem type */
+	AGENT_TEXT_TYPE = 1,     /* filesystem type; name of an extended attribute */
 	AGENT_TEXT_SOURCE = 2,   /* mount(2)'s source; shown in mountinfo */
 	AGENT_TEXT_OPTIONS = 3,  /* mount(2)'s data string */
 	/* What a fresh mount must hide because the old one does: the old mount point's path, then paths relative to it, each
@@ -73,6 +79,7 @@ enum agent_text {
 #define AGENT_LOCK_COVERS 2u     /* MOUNT, FSMOUNT: covers cannot be unmounted (MNT_LOCKED), as in a nested user namespace */
 #define AGENT_TWIN 4u            /* FSOPEN: a second context, with our rights, which is never the tracee's */
 #define AGENT_OURS 8u            /* FSMOUNT: the superblock is of our making: nodev, locked */
+#define AGENT_DESCRIPTOR 16u     /* *_XATTR: BASE itself is meant, as by the f-calls, and not what it is a path to */
 
 struct agent_request {
 	uint32_t version;            /* AGENT_WIRE_VERSION */

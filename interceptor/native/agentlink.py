@@ -18,7 +18,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from interceptor.errors import AgentError
 from interceptor.native._native import ffi as _ffi
@@ -38,6 +38,7 @@ FOLLOW: int = _lib.AGENT_FOLLOW
 LOCK_COVERS: int = _lib.AGENT_LOCK_COVERS
 TWIN: int = _lib.AGENT_TWIN
 OURS: int = _lib.AGENT_OURS
+DESCRIPTOR: int = _lib.AGENT_DESCRIPTOR
 
 PING: int = _lib.AGENT_PING
 MOUNT: int = _lib.AGENT_MOUNT
@@ -53,6 +54,11 @@ OVERLAY_CREATE: int = _lib.AGENT_OVERLAY_CREATE
 FSMOUNT: int = _lib.AGENT_FSMOUNT
 OPEN_ROOT: int = _lib.AGENT_OPEN_ROOT
 MOVE_MOUNT: int = _lib.AGENT_MOVE_MOUNT
+SET_XATTR: int = _lib.AGENT_SET_XATTR
+GET_XATTR: int = _lib.AGENT_GET_XATTR
+LIST_XATTR: int = _lib.AGENT_LIST_XATTR
+REMOVE_XATTR: int = _lib.AGENT_REMOVE_XATTR
+MAY_CHOWN: int = _lib.AGENT_MAY_CHOWN
 
 NOTIFIER: int = _lib.AGENT_FD_NOTIFIER
 MNTNS: int = _lib.AGENT_FD_MNTNS
@@ -64,6 +70,7 @@ PIDNS: int = _lib.AGENT_FD_PIDNS
 NETNS: int = _lib.AGENT_FD_NETNS
 UTSNS: int = _lib.AGENT_FD_UTSNS
 CONTEXT: int = _lib.AGENT_FD_CONTEXT
+MEMORY: int = _lib.AGENT_FD_MEMORY
 
 PATH: int = _lib.AGENT_TEXT_PATH
 TYPE: int = _lib.AGENT_TEXT_TYPE
@@ -180,6 +187,25 @@ def executable() -> int:
         copy.write(content)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
     return fd
+
+
+class Memory:
+    """A memfd that goes along with one request, for what is larger than a message."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.fd = os.memfd_create("request", os.MFD_CLOEXEC)
+        if content:
+            os.pwrite(self.fd, content, 0)
+
+    def read(self, size: int) -> bytes:
+        """What the agent wrote; it says how much."""
+        return os.pread(self.fd, size, 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self.fd)
 
 
 @functools.cache

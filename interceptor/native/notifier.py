@@ -30,7 +30,7 @@ CONTINUE_FLAG = 1
 """SECCOMP_USER_NOTIF_FLAG_CONTINUE."""
 
 _ACTIONS = {Action.CONTINUE: lib.IC_CONTINUE, Action.ERRNO: lib.IC_ERRNO, Action.RETURN: lib.IC_RETURN,
-            Action.LOOK: lib.IC_LOOK}  # fmt: skip
+            Action.LOOK: lib.IC_LOOK, Action.ASK: lib.IC_ASK}  # fmt: skip
 _TRACEES_TABLE_IS_FULL = frozenset({-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM})
 _NOTE: int = lib.IC_NOTE
 _LOOKED: int = lib.IC_LOOKED
@@ -93,6 +93,9 @@ class Table:
         c.conditions = len(row.tests)
         for i, test in enumerate(row.tests):
             c.condition[i].index, c.condition[i].mask, c.condition[i].value = test.index, test.mask, test.value
+        if row.text:
+            c.text.index, c.text.exact = row.text.index, row.text.exact
+            c.text.length, c.text.pattern = len(row.text.pattern), row.text.pattern
         self.c.present[row.nr & 511] = 1
 
     def rule(self, number: int) -> str:

@@ -1,5 +1,6 @@
 #include "notify.h"
 #include "journal.h"
+#include "pin.h"
 #include "shortcut.h"
 
 #include <errno.h>
@@ -107,9 +108,44 @@ int ic_id_valid(int notifier, uint64_t id)
 	return ioctl(notifier, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) < 0 ? -errno : 0;
 }
 
-static const struct ic_row *look_up(const struct ic_table *table, const struct seccomp_data *data)
+/* The beginning of one string of the call, copied when the first row asks for it. */
+struct beginning {
+	uint32_t index;
+	int32_t length;      /* -1: unreadable */
+	char text[IC_PATTERN];
+};
+
+#define NOTHING_COPIED UINT32_MAX
+
+/* Whether the string is as `text` says: 1 or 0, -1 when that cannot be read. Who lies about it by another thread gets what he
+ * would have got by telling the truth: a row that grants anything of ours goes to Python, which copies once more. */
+static int text_holds(const struct ic_text *text, const struct seccomp_notif *request, uint64_t width, struct beginning *copy)
 {
+	uint32_t length = text->length + text->exact, known, same = 0;
+
+	if (copy->index != text->index) {
+		struct ic_piece piece = {.address = request->data.args[text->index] & width, .limit = IC_PATTERN, .terminated = 1};
+
+		ic_pin_copy(request->pid, &piece, 1, copy->text, sizeof copy->text);
+		copy->index = text->index;
+		copy->length = piece.length;
+	}
+	if (copy->length < 0)
+		return -1;
+	known = (uint32_t)copy->length < length ? (uint32_t)copy->length : length;
+	while (same < known && copy->text[same] == text->pattern[same]) /* a pattern is followed by zeros */
+		same++;
+	if (same == length)
+		return 1;
+	return same < known ? 0 : -1;
+}
+
+/* The row that decides; null: Python does. */
+static const struct ic_row *look_up(const struct ic_table *table, const struct seccomp_notif *request)
+{
+	const struct seccomp_data *data = &request->data;
 	const uint64_t width = data->arch == ARCH_I386 ? UINT32_MAX : UINT64_MAX;
+	struct beginning copy = {.index = NOTHING_COPIED};
 
 	if (!table || !table->present[data->nr & 511])
 		return 0;
@@ -122,8 +158,17 @@ static const struct ic_row *look_up(const struct ic_table *table, const struct s
 		while (c < row->conditions &&
 		       (data->args[row->condition[c].index] & row->condition[c].mask & width) == row->condition[c].value)
 			c++;
-		if (c == row->conditions)
-			return row;
+		if (c < row->conditions)
+			continue;
+		if (row->text.length) {
+			int holds = text_holds(&row->text, request, width, &copy);
+
+			if (holds < 0)
+				return 0;
+			if (!holds)
+				continue;
+		}
+		return row->action == IC_ASK ? 0 : row;
 	}
 	return 0;
 }
@@ -272,7 +317,7 @@ int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t erro
 			continue;
 		}
 		ic_flatten(request, out);
-		row = look_up(__atomic_load_n(&session->table, __ATOMIC_ACQUIRE), &request->data);
+		row = look_up(__atomic_load_n(&session->table, __ATOMIC_ACQUIRE), request);
 		if (!row)
 			return IC_MISS;
 		if (row->action != IC_LOOK) {

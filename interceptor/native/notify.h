@@ -19,7 +19,7 @@
 #define IC_NOBODY 0x80000000u /* set in ic_hit.flags: the tracee was gone before anything was done */
 #define IC_TASKS 4
 
-enum ic_action { IC_CONTINUE = 0, IC_ERRNO = 1, IC_RETURN = 2, IC_LOOK = 3 /* `value` is an enum ic_look */ };
+enum ic_action { IC_CONTINUE = 0, IC_ERRNO = 1, IC_RETURN = 2, IC_LOOK = 3 /* `value` is an enum ic_look */, IC_ASK = 4 /* Python */ };
 
 /* What ic_next() says of a call. Negative: an errno. */
 enum ic_next {
@@ -34,11 +34,22 @@ struct ic_condition {
 	uint64_t value;      /* holds iff (args[index] & mask) == value */
 };
 
+#define IC_PATTERN 64
+
+/* What a string of the call's is or begins with; looked at only once for a call, and only for such rows. */
+struct ic_text {
+	uint32_t length;     /* of `pattern`; 0: the row does not look at strings */
+	uint32_t index;      /* the register that points to it */
+	uint32_t exact;      /* the whole string, not only its beginning */
+	char pattern[IC_PATTERN];
+};
+
 struct ic_row {
 	uint32_t arch;       /* AUDIT_ARCH_* */
 	int32_t nr;
 	uint32_t conditions; /* how many of `condition` count; all must hold */
 	struct ic_condition condition[IC_CONDITIONS];
+	struct ic_text text;
 	uint32_t action;     /* enum ic_action */
 	int64_t value;       /* the errno (positive), the returned value, or what to look at */
 	uint32_t rule;       /* the row's number for the trace */

@@ -15,7 +15,7 @@ from interceptor.native.fd import Fd
 from interceptor.native.reserve import Reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from interceptor.args import Want
 
@@ -180,6 +180,35 @@ def read(proc: int, name: str) -> bytes:
         fail(-(error.errno or errno.EIO), f"reading {name} of the tracee")
     with os.fdopen(fd, "rb") as file:
         return file.read()
+
+
+def copy_from(proc: int, address: int, length: int) -> bytes:
+    """`length` bytes at `address` of the pinned tracee's memory; OSError(EFAULT) unless all of it can be read."""
+    with _memory(proc, os.O_RDONLY) as memory:
+        data = b"" if address >> 63 else os.pread(memory.fileno(), length, address)
+    if len(data) < length:
+        raise OSError(errno.EFAULT, "unreadable")
+    return data
+
+
+def copy_to(proc: int, address: int, data: bytes) -> None:
+    """Writes `data` at `address` of the pinned tracee's memory; OSError(EFAULT) unless all of it can be written."""
+    with _memory(proc, os.O_WRONLY) as memory:
+        written = 0 if address >> 63 else os.pwrite(memory.fileno(), data, address)
+    if written < len(data):
+        raise OSError(errno.EFAULT, "unwritable")
+
+
+@contextlib.contextmanager
+def _memory(proc: int, flags: int) -> Iterator[Fd]:
+    """/proc/TID/mem of the task that was pinned, whoever has its number now."""
+    try:
+        with Fd(os.open("mem", flags | os.O_CLOEXEC, dir_fd=proc)) as memory:
+            yield memory
+    except OSError as error:
+        if error.errno == errno.EIO:  # what nothing is mapped at (mem_rw())
+            raise OSError(errno.EFAULT, "nothing is mapped there") from error
+        fail(-(error.errno or errno.EIO), "its memory")
 
 
 def close(fd: int) -> None:

@@ -69,8 +69,14 @@ def errno_name(number: int) -> str:
 _SPELLED = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK", errno.EAGAIN: "EAGAIN"}
 
 
+BY_NATURE = "kernel: by its nature"
+"""The rule of what is refused whatever anybody allows."""
+
+
 def remedy(record: Record) -> str:
     """What would have allowed a denied call, for people."""
+    if record.rule == BY_NATURE:
+        return "no policy can allow it"
     if record.rule.startswith("kernel:"):
         return (
             "the kernel refuses this to the caller as well and no policy lends it: "

@@ -1,4 +1,4 @@
-"""Device nodes on the whole path, beside what root of the host gets in a directory of its own: results, owners, modes.
+"""Device nodes, trusted attributes and owners on the whole path, beside what root of the host gets in a directory of its own.
 
 What a container's root may not make at all is in the matrix (test_matrix.py).
 """
@@ -36,8 +36,15 @@ def differences(one: str, other: str) -> list[str]:
     return [f"host  {native}\n    ours  {ours}" for native, ours in pairs if native != ours]
 
 
+@pytest.fixture(scope="module")
+def everything(box: whole.Box) -> whole.Box:
+    """With all of the optional calls at their handlers."""
+    return box.host.box("files")
+
+
 @pytest.mark.parametrize("abi", ["64", "32"])
-def test_every_answer_is_what_root_of_the_host_gets(box: whole.Box, abi: str) -> None:
+def test_every_answer_is_what_root_of_the_host_gets(everything: whole.Box, abi: str) -> None:
+    box = everything
     program = box.probe("pointers_files")
     box.sh(f"mkdir /data/pointers{abi}")
     ours = box.exec(program, abi, f"/data/pointers{abi}")
@@ -45,7 +52,7 @@ def test_every_answer_is_what_root_of_the_host_gets(box: whole.Box, abi: str) ->
         command = [probe("pointers_files"), abi, directory]
         native = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert native.returncode == ours.returncode == 0, native.stderr + ours.stderr
-    assert len(native.stdout.splitlines()) > 150
+    assert len(native.stdout.splitlines()) > 1000
     different = differences(native.stdout, ours.stdout)
     assert not different, f"{len(different)} differences:\n    " + "\n    ".join(different)
     assert not [event for event in box.trace() if event["how"] == "failed"]
@@ -116,3 +123,60 @@ def test_what_the_device_cgroup_allows_may_be_made(box: whole.Box) -> None:
     assert other.exec("mknod", "/data/vcsa8", "c", "7", "8").returncode
     inner = other.exec("unshare", "-m", "mknod", "/data/other", "c", "7", "9")
     assert inner.returncode, "a mount namespace of its own is what an inner container looks like"
+
+
+# -- trusted attributes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def attributes(box: whole.Box) -> whole.Box:
+    """With the shipped policies/xattr.yaml."""
+    return box.host.box("xattr")
+
+
+def test_a_file_of_the_hosts_keeps_its_attributes_to_itself(attributes: whole.Box) -> None:
+    """One whose owner is no id of the container's."""
+    foreign = attributes.rootfs / "data/foreign"
+    foreign.touch()
+    os.chown(foreign, 200_000, 200_000)
+    os.setxattr(foreign, "trusted.host", b"secret")
+    for ask in ("get /data/foreign trusted.host", "list /data/foreign"):
+        assert attributes.exec(attributes.probe("attribute"), *ask.split()).stdout in {"ENODATA\n", "\n"}
+    for change in ("set /data/foreign trusted.mine", "remove /data/foreign trusted.host"):
+        assert attributes.exec(attributes.probe("attribute"), *change.split()).stdout == "EPERM\n"
+    assert os.getxattr(foreign, "trusted.host") == b"secret"
+    assert os.listxattr(foreign) == ["trusted.host"]
+
+
+def test_what_the_container_sets_is_a_real_attribute_of_its_file(attributes: whole.Box) -> None:
+    """So that an overlay which is mounted for it sees the mark."""
+    attributes.sh("mkdir -p /data/real")
+    assert attributes.exec(attributes.probe("attribute"), "set", "/data/real", "trusted.overlay.opaque").stdout == "ok\n"
+    assert os.listxattr(attributes.rootfs / "data/real") == ["trusted.overlay.opaque"]
+
+
+def test_other_names_are_answered_in_c(attributes: whole.Box) -> None:
+    attributes.sh("touch /data/plain")
+    program = attributes.probe("attribute")
+    assert attributes.exec(program, "set", "/data/plain", "user.mine").stdout == "ok\n"
+    assert attributes.exec(program, "get", "/data/plain", "trustedness").stdout == "EOPNOTSUPP\n"
+    assert {event["how"] for event in attributes.trace("--syscall", "setxattr", "--last", "1")} == {"table"}
+    assert {event["how"] for event in attributes.trace("--syscall", "getxattr", "--last", "1")} == {"table"}
+
+
+def test_a_name_that_ends_where_memory_does_is_not_believed(attributes: whole.Box) -> None:
+    """``trusted`` at the end of a page: nobody knows how it goes on."""
+    assert attributes.exec(attributes.probe("attribute"), "edge", "/data").stdout == "EFAULT\n"
+    assert attributes.trace("--syscall", "getxattr", "--last", "1")[0]["how"] != "table"
+
+
+# -- listeners ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_listener_is_explained(box: whole.Box) -> None:
+    done = box.exec(box.probe("attribute"), "listener", "/")
+    assert done.stdout == "EBUSY\n"
+    event = box.trace("--denied", "--last", "1")[0]
+    assert (event["call"], event["rule"]) == ("seccomp", "kernel: by its nature")
+    assert "one seccomp listener" in event["why"]
+    assert "SECCOMP_FILTER_FLAG_NEW_LISTENER" in event["arguments"]

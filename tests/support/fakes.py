@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from interceptor import registry
 from interceptor.container import Container, IdRange
 from interceptor.policy import BUILT_IN, Decision, Do, FilesystemDecision, Mount, Policy
-from interceptor.ports import AT_FDCWD, Call, Cap, Context, Namespace
+from interceptor.ports import AT_FDCWD, Call, Cap, Context, Namespace, Way
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class FakeTracee:
     descriptors: dict[bytes, Anchor] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
     closed: int = 0
+    memory: dict[int, bytes] = field(default_factory=dict)
     waiting: bool = True
     container_init: bool = True
     """Whether the container has an init that could be stopped."""
@@ -97,6 +98,12 @@ class FakeTracee:
     def covered(self, fstype: str) -> Sequence[bytes]:
         return self.covers.get(fstype, ())
 
+    def read(self, address: int, length: int) -> bytes:
+        return self.memory[address][:length]
+
+    def write(self, address: int, data: bytes) -> None:
+        self.memory[address] = data
+
     def close(self) -> None:
         self.closed += 1
 
@@ -109,6 +116,8 @@ class FakeAgent:
     fails: BaseException | None = None
     mount_ids: dict[Anchor, int] = field(default_factory=dict)
     attached: int = 0
+    gives: bytes | None = None
+    """What is read; None: the kernel is to be asked."""
 
     def _do(self, *action: Any) -> None:
         self.done.append(action)
@@ -150,6 +159,24 @@ class FakeAgent:
 
     def move_mount(self, context: Context, at: Anchor, *, follow: bool) -> None:
         self._do("move_mount", context.fstype, at, follow)
+
+    def set_xattr(self, at: Anchor, name: bytes, value: bytes, *, flags: int, how: Way) -> None:
+        self._do("set_xattr", at, name, value, flags, how)
+
+    def get_xattr(self, at: Anchor, name: bytes, *, how: Way) -> bytes:
+        self._do("get_xattr", at, name, how)
+        return self.gives or b""
+
+    def list_xattr(self, at: Anchor, *, how: Way) -> bytes | None:
+        self._do("list_xattr", at, how)
+        return self.gives
+
+    def remove_xattr(self, at: Anchor, name: bytes, *, how: Way) -> None:
+        self._do("remove_xattr", at, name, how)
+
+    def may_chown(self, at: Anchor, *, how: Way) -> bool:
+        self._do("may_chown", at, how)
+        return self.gives is not None
 
     def set_hostname(self, name: bytes) -> None:
         self._do("set_hostname", name)

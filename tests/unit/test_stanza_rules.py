@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from support.policy_rows import NOT_NEW, ROWS, MountFlags, NameArgs, ShutdownArg
 from interceptor import policy_file, stanza
 from interceptor.args import Arch
 from interceptor.policy import OFF, Caller, Decision, Do, FlagSet, Numbers, Rule
-from interceptor.stanza import Action, RegisterTest, TableRow
+from interceptor.stanza import Action, RegisterTest, TableRow, TextTest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,6 +175,48 @@ calls:
         TableRow(165, (RegisterTest(3, 8192, 8192),), Action.CONTINUE, 0, f"{file}:5"),
     ]
     assert [r.nr for r in table_for(tmp_path, "mount", text, Arch.I386)] == [21, 21]
+
+
+def test_table_looks_at_the_beginning_of_a_string(tmp_path: Path) -> None:
+    """What the kernel or the handler gets is told by it; rows that only send to the handler protect it from those behind."""
+    text = """\
+default: native
+calls:
+  mount:
+    - {when: {fstype: ["fuse.*", overlay], flags: {has: [MS_RDONLY]}}, do: emulate}
+    - {when: {fstype: "proc*"}, do: native}
+"""
+    file = tmp_path / "default.yaml"
+    read_only = (RegisterTest(3, 1, 1),)
+    assert table_for(tmp_path, "mount", text) == [
+        TableRow(165, read_only, Action.ASK, 0, f"{file}:4", TextTest(2, b"fuse.", exact=False)),
+        TableRow(165, read_only, Action.ASK, 0, f"{file}:4", TextTest(2, b"overlay", exact=True)),
+        TableRow(165, (), Action.CONTINUE, 0, f"{file}:5", TextTest(2, b"proc", exact=False)),
+        TableRow(165, (), Action.CONTINUE, 0, f"{file}:1"),
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["null", "[proc, null]", '"*fs"', '"a?"', '"*"', '"[a-c]*"', "x" * 63])
+def test_table_knows_no_other_patterns(tmp_path: Path, pattern: str) -> None:
+    text = f"default: native\ncalls: {{mount: [{{when: {{fstype: {pattern}}}, do: emulate}}]}}\n"
+    assert table_for(tmp_path, "mount", text) == []
+
+
+@pytest.mark.parametrize("what", ["{when: {fstype: x}, do: deny}", "{when: {fstype: x}, do: pretend}"])
+def test_table_refuses_and_pretends_nothing_by_strings(tmp_path: Path, what: str) -> None:
+    assert table_for(tmp_path, "mount", f"default: native\ncalls: {{mount: [{what}]}}\n") == []
+
+
+def test_there_is_no_io_uring_where_it_would_do_an_intercepted_call(tmp_path: Path) -> None:
+    rows = rows_of(replace(row("setxattr", NameArgs), io_uring=True), row("sethostname", NameArgs))
+
+    def names(text: str) -> list[object]:
+        return [rule["names"] for rule in stanza.rules(rows, policy(tmp_path, text, rows))]
+
+    assert names("default: native\ncalls: {setxattr: [{do: emulate}]}") == [["io_uring_setup"], ["setxattr"]]
+    assert names("default: native\ncalls: {setxattr: [{do: deny}]}") == [["io_uring_setup"], ["setxattr"]]
+    assert names("default: native\ncalls: {sethostname: [{do: emulate}]}") == [["sethostname"]]
+    assert names("default: native") == []
 
 
 @pytest.mark.parametrize("first", ["{when: {caller: {uid: 0}}, do: deny}", "{when: {fd: 1}, do: emulate}"])
