@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from runtime.underneath import Underneath
 
 
+RESUME_SECONDS = 30.0
+"""For an entry to find the next supervisor."""
+
+
 @dataclass(slots=True)
 class Pending:
     """Between `create` and `created`: what undoes it all, and where the mounts are."""
@@ -56,6 +60,8 @@ class Pending:
     container: Container
     namespace: Fd
     undo: ExitStack
+    resumed: bool = True
+    """Whether its creator is connected to us, not only to the supervisor before us."""
 
 
 class Lifecycle:
@@ -80,7 +86,39 @@ class Lifecycle:
             if record.init_pid is not None and removal.init_lives(record):
                 _note_init(container, record, record.init_pid)
             self._core.register(container)
-            self._copies.add(record)
+            if removal.being_created(record):
+                self._expect(record, container)
+            else:
+                self._copies.add(record)
+
+    def _expect(self, record: Record, container: Container) -> None:
+        """An earlier supervisor died in the creation: the entry will say `resume`, or it is undone."""
+        namespace = process.mount_namespace(record.namespace) or removal.own_mount_namespace()
+        undo = ExitStack()
+        undo.callback(removal.remove, self._host, record, namespace)
+        undo.callback(self._core.unregister, record.id)
+        self._creating.add(record.id)
+        undo.callback(self._creating.discard, record.id)
+        self._pending[record.id] = Pending(record, container, namespace, undo, resumed=False)
+        timer = threading.Timer(RESUME_SECONDS, self._abort_unless_resumed, [record.id])
+        timer.daemon = True
+        timer.start()
+
+    def _abort_unless_resumed(self, container_id: str) -> None:
+        pending = self._pending.get(container_id)
+        if pending is not None and not pending.resumed:
+            self._abort(container_id)
+
+    def resume(self, request: Request) -> Mapping[str, Any]:
+        """An entry goes on with a creation that it began with an earlier supervisor."""
+        container_id = requests.identifier(request.body)
+        pending = self._pending.get(container_id)
+        if pending is not None:
+            pending.resumed = True
+            request.on_disconnect.callback(self._abort, container_id)
+        elif container_id not in self._core.containers:
+            raise InterceptorError(f"container {container_id} is not being created")
+        return {}
 
     # -- create -------------------------------------------------------------------------------------------------
 
@@ -88,6 +126,7 @@ class Lifecycle:
         """Prepares the root filesystem and the mounts, rewrites config.json, registers the container."""
         asked = Creation.of(request.body)
         runtime = self._runtimes.choose(asked.runtime, self._host.config.runtime, self._host.config.origin)
+        self._abort_unless_resumed(asked.id)
         with requests.mount_namespace(request) as namespace, ExitStack() as undo:
             undo.enter_context(self._claim(asked.id))
             record = prepare(self._host, asked, runtime, namespace, undo)
@@ -141,6 +180,8 @@ class Lifecycle:
             request.body.get("pid"),
         )
         pending = self._pending.get(container_id)
+        if pending is None and self._has_init(container_id, pid):
+            return {}  # an earlier supervisor completed it, and died before it could say so
         if pending is None:
             raise InterceptorError(f"container {container_id} is not being created")
         if status != 0:
@@ -157,6 +198,10 @@ class Lifecycle:
         pending.namespace.close()
         self._creating.discard(container_id)
         return {}
+
+    def _has_init(self, container_id: str, pid: object) -> bool:
+        container = self._core.containers.get(container_id)
+        return container is not None and container.init_pid is not None and container.init_pid == pid
 
     def _complete(self, pending: Pending, pid: int) -> None:
         record = pending.record

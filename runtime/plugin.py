@@ -28,6 +28,7 @@ class RuntimePlugin:
         lifecycle.recover()
         return {
             "create": lifecycle.create,
+            "resume": lifecycle.resume,
             "created": lifecycle.created,
             "exec": lifecycle.exec,
             "deleted": lifecycle.deleted,

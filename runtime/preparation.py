@@ -98,6 +98,7 @@ def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, und
         boot=process.boot(), namespace=os.fstat(namespace.fileno()).st_ino, rootfs=rootfs.Rootfs(""),
         options=commandline.global_options(asked.argv), engine_pid=_engine(asked.id, config, namespace),
         image=told.image, name=told.name,
+        creator=asked.creator, creator_start=process.start_time(asked.creator) if asked.creator else None,
         wait_killable=runtime.wait_killable, created_ns=time.time_ns(), annotations=annotations,
         devices=devices.openable((config["linux"].get("resources") or {}).get("devices") or []),
     )  # fmt: skip

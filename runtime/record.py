@@ -52,6 +52,11 @@ class Record:
     """Start time of init, clock ticks since boot: /proc/PID/stat, field 22."""
     immutable: list[int] = field(default_factory=list)
     """Ids of the mounts that were there when it was created: mounts made later are not ours to protect."""
+    creator: int | None = None
+    """The process of interceptor-runc that creates it, and its start time as init_start: while that lives and there is no
+    init yet, the creation is under way.
+    """
+    creator_start: int | None = None
     wait_killable: bool = False
     created_ns: int = 0
     annotations: dict[str, str] = field(default_factory=dict)

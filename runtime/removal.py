@@ -59,7 +59,7 @@ def survivors(host: Host) -> list[Record]:
         except InterceptorError:
             _sweep(base)  # its creation ended before anything outside was told of it
             continue
-        if record.id == container_id and lives(record):
+        if record.id == container_id and (being_created(record) or lives(record)):
             kept.append(record)
         else:
             found = process.mount_namespace(record.namespace) if record.boot == process.boot() else None
@@ -84,6 +84,14 @@ def lives(record: Record) -> bool:
     if record.boot != process.boot():
         return False
     return init_lives(record) or _known_to_runtime(record)
+
+
+def being_created(record: Record) -> bool:
+    """Whether the entry that creates it still lives, and has not said how that went."""
+    return (
+        record.init_pid is None and record.creator is not None and record.boot == process.boot()
+        and process.start_time(record.creator) == record.creator_start
+    )  # fmt: skip
 
 
 def init_lives(record: Record) -> bool:

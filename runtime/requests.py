@@ -30,6 +30,8 @@ class Creation:
     pid_file: str | None
     stdio_null: bool
     """One of the caller's standard streams is the host's /dev/null."""
+    creator: int | None = None
+    """The caller's pid."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Creation:
@@ -40,6 +42,7 @@ class Creation:
             _optional(body, "runtime"),
             _optional(body, "pid_file"),
             bool(body.get("stdio_null")),
+            _pid(body.get("creator")),
         )
 
 
@@ -70,6 +73,12 @@ def mount_namespace(request: Request) -> Fd:
     if len(request.fds) != 1:
         raise InterceptorError(f"one descriptor is needed, the caller's mount namespace; {len(request.fds)} came")
     return Fd(os.dup(request.fds[0]))
+
+
+def _pid(value: object) -> int | None:
+    if value is not None and (not isinstance(value, int) or value <= 0):
+        raise InterceptorError(f'"creator" must be a process id or null, not {value!r}')
+    return value
 
 
 def _optional(body: Mapping[str, Any], key: str) -> str | None:

@@ -119,8 +119,12 @@ void request_open(struct text *message, const char *operation);
  * fd to send along, or -1. Fails with the reason.
  */
 void control_ask(struct control *control, const struct text *message, int pass);
-/* A further message on the same connection: NULL when the answer is ok, else what is wrong. */
-const char *control_call(struct control *control, const struct text *message, int pass);
+/* The connection has ended: says `message` to the next supervisor, which the keeper starts. Whether that agrees. */
+bool control_again(struct control *control, const struct text *message);
+/* A further message on the same connection: NULL when the answer is ok, else what is wrong. A supervisor that ends before
+ * it answers is followed by one that is first told `resume`, then the message.
+ */
+const char *control_call_again(struct control *control, const struct text *message, const struct text *resume);
 /* One message, whole; `pass` is an fd to send along, or -1. */
 bool send_message(int fd, const struct text *message, int pass);
 /* Of what an engine or a service manager says to the process that it started, and to no child of it. */

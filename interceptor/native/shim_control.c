@@ -22,7 +22,7 @@
 
 #define READY_MS 10000   /* a supervisor takes 0.3 s to start */
 #define ANSWER_SECONDS 120 /* preparing a rootfs may wait for a slow disk */
-#define ATTEMPTS 3
+#define ATTEMPTS 10 /* supervisors that may die while they are being asked */
 
 extern char **environ;
 
@@ -288,10 +288,27 @@ static const char *exchange(struct control *control, const struct text *message,
 	return understand(control, buffer, (size_t)got);
 }
 
-const char *control_call(struct control *control, const struct text *message, int pass)
+bool control_again(struct control *control, const struct text *message)
+{
+	bool gone = true;
+	const char *problem = "";
+	for (int attempt = 0; gone && attempt < ATTEMPTS; attempt++) {
+		close(control->fd);
+		control->fd = try_connect();
+		if (control->fd < 0)
+			return false;
+		problem = exchange(control, message, -1, &gone);
+	}
+	return !problem;
+}
+
+const char *control_call_again(struct control *control, const struct text *message, const struct text *resume)
 {
 	bool gone;
-	return exchange(control, message, pass, &gone);
+	const char *problem = exchange(control, message, -1, &gone);
+	for (int attempt = 0; gone && attempt < ATTEMPTS && control_again(control, resume); attempt++)
+		problem = exchange(control, message, -1, &gone);
+	return problem;
 }
 
 void control_ask(struct control *control, const struct text *message, int pass)

@@ -1,7 +1,8 @@
 /* create, exec and delete: the three commands that the supervisor has a part in.
  *
  * create is a transaction over one connection: the supervisor prepares, the runtime creates, the supervisor completes. If
- * the connection ends before that, the supervisor undoes its part; if the supervisor ends, we undo the runtime's.
+ * the connection ends before that, the supervisor undoes its part; if the supervisor ends, we go on with the one that the
+ * keeper starts, and where none comes we undo the runtime's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -70,6 +71,8 @@ static void ask_create(const struct options *options, struct control *control)
 	json_add_member(&message, "runtime", getenv("INTERCEPTOR_RUNTIME"));
 	json_add_member(&message, "pid_file", options->pid_file ? absolute(options->pid_file) : NULL);
 	json_add_bool(&message, "stdio_null", stdio_has_null());
+	json_add_name(&message, "creator");
+	text_adds(&message, format("%d", getpid()));
 	text_adds(&message, "}");
 	control_ask(control, &message, namespace);
 	close(namespace);
@@ -98,13 +101,23 @@ static void forward_signals(int signals, pid_t child)
 			kill(child, (int)info.ssi_signo);
 }
 
-/* Waits for the runtime and hands signals on to it. When the supervisor goes away meanwhile, the runtime may wait forever
- * for an intercepted call: it is told to end, then killed.
+/* What is said to the supervisor that follows one which ended in the middle of our creation. */
+static struct text resume_message(const struct options *options)
+{
+	struct text message = {0};
+	request_open(&message, "resume");
+	json_add_member(&message, "id", options->id);
+	text_adds(&message, "}");
+	return message;
+}
+
+/* Waits for the runtime and hands signals on to it. When the supervisor goes away meanwhile and none follows, the runtime
+ * may wait forever for an intercepted call: it is told to end, then killed.
  */
-static int await_runtime(pid_t child, int signals, int supervisor, bool *gone)
+static int await_runtime(pid_t child, int signals, struct control *control, const struct text *resume, bool *gone)
 {
 	int status, timeout = -1;
-	struct pollfd watched[] = {{.fd = signals, .events = POLLIN}, {.fd = supervisor, .events = POLLRDHUP}};
+	struct pollfd watched[] = {{.fd = signals, .events = POLLIN}, {.fd = control->fd, .events = POLLRDHUP}};
 	*gone = false;
 	for (;;) {
 		pid_t ended = waitpid(child, &status, WNOHANG);
@@ -114,7 +127,9 @@ static int await_runtime(pid_t child, int signals, int supervisor, bool *gone)
 		if (ready == 0)
 			kill(child, SIGKILL);
 		forward_signals(signals, child);
-		if (ready > 0 && !*gone && watched[1].revents) {
+		if (ready > 0 && !*gone && watched[1].revents && control_again(control, resume))
+			watched[1].fd = control->fd;
+		else if (ready > 0 && !*gone && watched[1].revents) {
 			*gone = true;
 			timeout = TERM_SECONDS * 1000;
 			kill(child, SIGTERM);
@@ -131,7 +146,7 @@ static void force_delete(const struct options *options, const char *runtime)
 }
 
 /* Tells the supervisor how it went; NULL, or why the container cannot be used. */
-static const char *complete(const struct options *options, struct control *control, int status, pid_t pid)
+static const char *complete(const struct options *options, struct control *control, const struct text *resume, int status, pid_t pid)
 {
 	struct text message = {0};
 	request_open(&message, "created");
@@ -141,7 +156,7 @@ static const char *complete(const struct options *options, struct control *contr
 	json_add_name(&message, "pid");
 	text_adds(&message, pid > 0 ? format("%d", pid) : "null");
 	text_adds(&message, "}");
-	return control_call(control, &message, -1);
+	return control_call_again(control, &message, resume);
 }
 
 int create(const struct options *options, struct created *created)
@@ -156,13 +171,14 @@ int create(const struct options *options, struct created *created)
 		stdio_replace_null();
 	int host_clock = json_is_true(json_member(control.reply, "time_namespace")) ? time_namespace_new() : -1;
 	int signals = watch_signals(&before);
-	int status = await_runtime(launch(argv), signals, control.fd, &gone);
+	struct text resume = resume_message(options);
+	int status = await_runtime(launch(argv), signals, &control, &resume, &gone);
 	close(signals);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	*created = (struct created){.runtime = argv[0], .pid = !status && pid_file ? read_pid_file(pid_file) : -1};
 	if (host_clock >= 0 && created->pid > 0)
 		time_namespace_remember(options->id, created->pid);
-	const char *problem = gone ? "the supervisor went away" : complete(options, &control, status, created->pid);
+	const char *problem = gone ? "the supervisor went away" : complete(options, &control, &resume, status, created->pid);
 	if (problem && (status == 0 || gone)) {
 		force_delete(options, created->runtime);
 		fail("container %s was created and deleted again: %s", options->id, problem);

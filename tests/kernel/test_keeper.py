@@ -102,3 +102,12 @@ def test_no_mount_fails_is_doubled_or_lost_while_supervisors_are_killed(host: wh
     assert len(killed) >= 3
     words = done.stdout.split()
     assert int(words[words.index("longest-ms") + 1]) < 5000
+
+
+def test_containers_are_created_and_deleted_while_supervisors_are_killed(host: whole.Host) -> None:
+    with killing(host, 1.6) as killed:
+        while len(killed) < 3:
+            box = host.box()
+            assert box.sh("mount -t proc none /mnt && echo done") == "done\n"
+            box.remove()
+    assert host.interceptor("ps", "--json").strip() in ("", "[]")

@@ -64,6 +64,7 @@ def test_create_says_what_it_was_given_and_executes_the_answer(
     assert (result.returncode, result.stderr) == (0, "")
     assert calls(tmp_path) == ["create --else c1"]
     created, completed = supervisor.seen
+    assert created.pop("creator") > 1
     assert created == {
         "v": 1,
         "op": "create",
@@ -161,6 +162,7 @@ def test_a_supervisor_that_goes_away_while_the_runtime_works_ends_the_runtime(
 ) -> None:
     waits = script(tmp_path / "waits", f'echo "$*" >> {tmp_path}/calls; [ "$1" = create ] && exec sleep 1000; exit 0')
     supervisor.answers["create"] = executes(waits, "create")
+    supervisor.answers["resume"] = [refusal("c1 is not being created")]
     process = subprocess.Popen(
         [SHIM, "create", "c1"],
         env={"PATH": os.environ["PATH"], "INTERCEPTOR_RUN": str(run)},
@@ -178,6 +180,24 @@ def test_a_supervisor_that_goes_away_while_the_runtime_works_ends_the_runtime(
     assert process.returncode == 1
     assert "the supervisor went away" in error
     assert calls(tmp_path) == ["create", "delete --force c1"]
+
+
+def test_the_creation_goes_on_with_the_supervisor_that_follows(
+    run: Path, supervisor: FakeSupervisor, tmp_path: Path
+) -> None:
+    go_on = tmp_path / "go-on"
+    waits = script(tmp_path / "waits", f'echo "$*" >> {tmp_path}/calls; until [ -e {go_on} ]; do sleep 0.02; done')
+    supervisor.answers["create"] = executes(waits, "create")
+    with subprocess.Popen(
+        [SHIM, "create", "c1"], env={"PATH": os.environ["PATH"], "INTERCEPTOR_RUN": str(run)}, stdin=subprocess.DEVNULL
+    ) as process:
+        wait_for(lambda: calls(tmp_path) == ["create"], "the runtime is executed", within=20)
+        supervisor.drop_connections()
+        wait_for(lambda: len(supervisor.seen) > 1, "the entry comes back", within=20)
+        go_on.touch()
+        assert process.wait(timeout=30) == 0
+    assert [request["op"] for request in supervisor.seen] == ["create", "resume", "created"]
+    assert calls(tmp_path) == ["create"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
