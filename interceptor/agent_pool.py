@@ -84,6 +84,10 @@ class AgentPool:
         self._abandoned: list[Link] = []
         self._closed = False
 
+    def allow(self, limits: Limits) -> None:
+        """From now on; agents that there are already may stay."""
+        self._limits = limits
+
     @property
     def agents(self) -> int:
         """Agents that run or are about to, without the abandoned."""

@@ -6,6 +6,7 @@ Source: OCI runtime-spec, "State" and "config.json".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Container:
     """Inode of init's mount namespace (st_ino of /proc/PID/ns/mnt)."""
     user_namespace: int | None = None
     """Inode of init's user namespace, which owns that mount namespace."""
+    filter: tuple[dict[str, Any], ...] | None = None
+    """What its BPF filter does of ours: `stanza.rules` when it was created. None: not known."""
     pid_namespace: int | None = None
     """Inode of init's pid namespace."""
     immutable: frozenset[int] = frozenset()

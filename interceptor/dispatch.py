@@ -20,6 +20,7 @@ from interceptor.args import Address, Arch, Decoder, Want
 from interceptor.contexts import ContextsOf
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native.looks import Looks
+from interceptor.native.numbers import block
 from interceptor.policy import Caller, Decision, Do, Policy
 from interceptor.ports import Call
 from interceptor.refusal import of_line, refusal
@@ -302,17 +303,21 @@ class Route(NamedTuple):
 class Dispatcher:
     """Answers the notifications of one container; shared by its sessions."""
 
-    def __init__(self, container: Container, policy: Policy, rows: Mapping[str, Syscall], pool: AgentPool) -> None:
+    def __init__(
+        self, container: Container, policy: Policy, rows: Mapping[str, Syscall], pool: AgentPool,
+        before: Dispatcher | None = None,
+    ) -> None:  # fmt: skip
+        """`before`: the one whose place this takes, after a reload of the policies; calls may still be with it."""
         self.container = container
         self.policy = policy
         self.pool = pool
-        self.repeats = Repeats()
+        self.repeats: Repeats = before.repeats if before else Repeats()
         self.patience = policy.limits.agent_deadline_ms / 1000
         """Seconds: how long a thread's call waits for its earlier one."""
-        self.home: Home = {}
+        self.home: Home = before.home if before else {}
         self.routes: dict[int, Route] = {}
         """By ic_notification.key: architecture << 32 | number."""
-        self.quick: list[Route] = []
+        self.quick: dict[int, Route] = {}
         """By Route.note."""
         self._plan: Plan = plan(rows, policy)
         self._looks: Looks | None = None
@@ -333,8 +338,8 @@ class Dispatcher:
         decode = row.signature.decoder(arch)
         if row.pure and whole is not None and whole.do is Do.EMULATE:
             nothing = None if row.signature.fields else row.signature.args()
-            route = Route(row, decode, reach(row), whole, nothing, len(self.quick))
-            self.quick.append(route)
+            route = Route(row, decode, reach(row), whole, nothing, block(1))
+            self.quick[route.note] = route
         else:
             route = Route(row, decode, reach(row), whole, None, -1)
         self.routes[key_of(arch, number)] = route
@@ -350,10 +355,9 @@ class Dispatcher:
 
     def looked(self, hit: Hit) -> tuple[Ending, Any]:
         """What the trace says of a call that C looked at, and its decoded args."""
-        looks = self._looks
-        assert looks is not None and hit.looked is not None  # noqa: PT018, S101 - somebody had it to look with
+        assert hit.looked is not None  # noqa: S101 - whoever asks has seen it
         decode = self.routes[key_of(hit.arch, hit.nr)].decode
-        return looks.endings[hit.looked], decode(hit.args, lambda _wants: hit.texts)
+        return hit.looked, decode(hit.args, lambda _wants: hit.texts)
 
     def name_of(self, arch: int, number: int) -> str:
         """The call's name, for the trace."""

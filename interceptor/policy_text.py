@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def literal(value: bytes | None) -> str:
-    """A pattern that matches just this; bytes that are no UTF-8 cannot be written and become ``?`` each."""
+    """A pattern that matches just this; bytes that are no UTF-8, and NUL, cannot be written and become ``?``."""
     if value is None:
         return "null"
     text, rest = "", value
@@ -29,7 +29,7 @@ def literal(value: bytes | None) -> str:
             good, bad = rest.decode(), b""
         except UnicodeDecodeError as error:
             good, bad = rest[: error.start].decode(), rest[error.start : error.start + 1]
-        text += "".join(f"[{c}]" if c in "*?[" else c for c in good) + "?" * len(bad)
+        text += "".join(f"[{c}]" if c in "*?[" else c for c in good).replace("\0", "?") + "?" * len(bad)
         rest = rest[len(good.encode()) + len(bad) :]
     return quoted(text)
 

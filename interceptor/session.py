@@ -22,13 +22,13 @@ import structlog
 from interceptor.args import Arch, Want
 from interceptor.dispatch import Dispatcher, Outcome, Route, record_of
 from interceptor.errors import InterceptorError, NotificationGone
-from interceptor.native.notifier import FULL, Hit, Notifier, Receiver, ended, wire_form
+from interceptor.native.notifier import FULL, Hit, Notifier, Receiver, Table, ended, wire_form
 from interceptor.native.pin import Buffer, close
 from interceptor.trace.record import How, Record
 from interceptor.verdict import AddFd, Fail, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from interceptor.native.journal import Unfinished
     from interceptor.ports import Call
@@ -47,6 +47,10 @@ class Parking:
         self._limit = limit
         self._lock = Lock()
         self.count = 0
+
+    def allow(self, limit: int) -> None:
+        """From now on; those that wait already may stay."""
+        self._limit = limit
 
     def enter(self) -> bool:
         with self._lock:
@@ -68,6 +72,8 @@ class Session:
     ) -> None:
         self.notifier = notifier
         self.dispatcher = dispatcher
+        self._notes: dict[int, str] = {}
+        """Rule by the number that a quick route noted."""
         self.outcomes: deque[Outcome] = deque(maxlen=UNREAD)
         self._parking = parking
         self._ring = ring
@@ -124,18 +130,30 @@ class Session:
             if lost:
                 self._ring.skipped(lost)
 
+    def adopt(self, dispatcher: Dispatcher, table: Table) -> None:
+        """From the next notification on another policy decides. What was begun before, the one before ends."""
+        self.dispatcher = dispatcher
+        self.notifier.use(table)
+        self.refresh()
+
+    def note(self, routes: Mapping[int, Route]) -> None:
+        """A worker answers by these, see `Worker.receive`."""
+        self._notes |= {number: route.whole.rule for number, route in routes.items() if route.whole is not None}
+
     def refresh(self) -> None:
         """Tells the notifier what is known of the container by now."""
-        looks = self.dispatcher.looks
-        if looks is not None:
-            self.notifier.look(looks)
+        asked = None
+        while asked is not self.dispatcher:  # a reload may come between the two
+            asked = self.dispatcher
+            looks = asked.looks
+            if looks is not None:
+                self.notifier.look(looks)
 
     def _record(self, hit: Hit) -> Record:
         name = self.dispatcher.name_of(hit.arch, hit.nr)
         how, rule, why, remedy, args = How.TABLE, hit.rule, "", "", None
         if hit.note is not None:
-            decision = self.dispatcher.quick[hit.note].whole
-            how, rule = How.EMULATED, decision.rule if decision else ""
+            how, rule = How.EMULATED, self._notes.get(hit.note, "")
         elif hit.looked is not None:
             ending, args = self.dispatcher.looked(hit)
             how, rule, why = ending.how if hit.verdict else How.GONE, ending.rule, ending.why
@@ -211,14 +229,15 @@ class Worker:
         self._session.outcomes.append(outcome)
         self._answer(outcome)
 
-    def receive(self) -> None:
+    def receive(self) -> None:  # noqa: C901 - one loop, for the reason below
         """Until all tracees are gone, or until a successor took over.
 
         The quick branch is the round trip that bench/roundtrip.py holds against a bare C loop: every name in it is local.
         """
         receiver = self._receiver
         following, c, out = receiver.next, receiver.c, receiver.out
-        quick = self._quick_answers()
+        session, dispatcher = self._session, None
+        quick: dict[int, tuple[Callable[[], Verdict] | None, int]] = {}
         pending: Outcome | None = None
         last: Verdict | None = None
         answer = (0, 0, 0)
@@ -229,6 +248,9 @@ class Worker:
                 pending = None
             if failure and (failure := self._go_on(failure, receiver)):
                 break
+            if session.dispatcher is not dispatcher:
+                dispatcher = session.dispatcher
+                quick, last = self._quick_answers(dispatcher), None
             ask, note = quick.get(out.key, _NOT_QUICK)
             if ask is not None:
                 try:
@@ -263,9 +285,9 @@ class Worker:
             return None, receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
         return outcome, receiver.next(receiver.c, outcome.notification.id, *wire_form(verdict), -1, receiver.out)
 
-    def _quick_answers(self) -> dict[int, tuple[Callable[[], Verdict] | None, int]]:
+    def _quick_answers(self, dispatcher: Dispatcher) -> dict[int, tuple[Callable[[], Verdict] | None, int]]:
         """For each pure route, by its key: what answers the notification in the receiver's buffer, and its note."""
-        dispatcher = self._session.dispatcher
+        self._session.note(dispatcher.quick)
         return {
             key: (self._asker(route, dispatcher.pure_call(route)), route.note)
             for key, route in dispatcher.routes.items()

@@ -22,7 +22,7 @@ import errno
 import functools
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interceptor.args import Arch, Field, Flags, Integer, Reader, String
 from interceptor.patterns import is_glob
@@ -169,6 +169,55 @@ def _bits(mask: int) -> Iterator[int]:
         bit = mask & -mask
         yield bit
         mask ^= bit
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How a container's filter, which is fixed, differs from what its policy would have now."""
+
+    narrower: tuple[str, ...] = ()
+    """Calls that the policy decides and the filter does not send, or answers by itself."""
+    wider: tuple[str, ...] = ()
+    """Calls that the filter sends and the policy leaves to the kernel: they cost a notification, no more."""
+
+    def __bool__(self) -> bool:
+        return bool(self.narrower or self.wider)
+
+
+def drift(filtered: Sequence[OciRule], rows: Mapping[str, Syscall], policy: Policy) -> Drift:
+    """`filtered` is what `rules` gave when the container was created."""
+    wanted = rules(rows, policy)
+    narrower, wider = [], []
+    for name in sorted({n for rule in (*filtered, *wanted) for n in rule["names"]}):
+        have, want = _of(name, filtered), _of(name, wanted)
+        if not _covers(have, want):
+            narrower.append(name)
+        elif not _covers(want, have):
+            wider.append(name)
+    return Drift(tuple(narrower), tuple(wider))
+
+
+class _Filter(NamedTuple):
+    """What a filter does with one call."""
+
+    notify: list[Masks]
+    errno: int | None
+    """Its own answer, whatever the arguments."""
+
+
+def _of(name: str, listed: Sequence[OciRule]) -> _Filter:
+    found = [rule for rule in listed if name in rule["names"]]
+    notify = [rule for rule in found if rule["action"] == "SCMP_ACT_NOTIFY"]
+    masks = [{a["index"]: (a["value"], a["valueTwo"]) for a in rule.get("args", ())} for rule in notify]
+    return _Filter(masks, next((rule["errnoRet"] for rule in found if rule["action"] == "SCMP_ACT_ERRNO"), None))
+
+
+def _covers(have: _Filter, want: _Filter) -> bool:
+    """Whether all that `want` decides can be decided behind `have`."""
+    if have.errno is not None:
+        return have.errno == want.errno
+    needed: list[Masks] = want.notify if want.errno is None else [{}]
+    return all(any(_implies(tests, other) for other in have.notify) for tests in needed)
 
 
 NOT_INTERCEPTED = "(not intercepted)"

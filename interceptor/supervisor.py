@@ -39,6 +39,7 @@ from interceptor.native.journal import Journal
 from interceptor.native.keeper import Keeper
 from interceptor.native.notifier import Notifier, Table, receive_returns
 from interceptor.policy_file import PolicySet, load_all, search_path
+from interceptor.reload import change, filter_drift, record
 from interceptor.session import Parking, Session
 from interceptor.stanza import table
 from interceptor.trace import stream
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from interceptor.native.keeper import Kept
     from interceptor.policy import Policy
     from interceptor.ports import Operation, Plugin, PluginFactory, Request
+    from interceptor.reload import Change
 
 log = structlog.get_logger(__name__)
 
@@ -103,6 +105,8 @@ class Supervisor:
         self._entries: dict[str, Entry] = {}
         self._tables: dict[str, Table] = {}
         self._lock = threading.Lock()
+        self._reloading = threading.Lock()
+        """Held while policies are loaded: one reload after the other."""
 
     @property
     def listener_path(self) -> str:
@@ -114,7 +118,42 @@ class Supervisor:
             return {entry.container.id: entry.container for entry in self._entries.values()}
 
     def policy(self, name: str) -> Policy:
-        return self._policies.get(name)
+        """Of the last load; one that is gone since, as long as a container has it."""
+        with self._lock:
+            kept = next((e.policy for e in self._entries.values() if e.policy.name == name), None)
+            known = self._policies
+        return kept if kept is not None and name not in known.policies else known.get(name)
+
+    def reload(self) -> list[Change]:
+        """Reads the policies again, and has them decide from the next call on. With a mistake in any file nothing changes.
+
+        PolicyErrors with every mistake's place.
+        """
+        with self._reloading:
+            policies = load_all(search_path(os.environ), self.rows)
+            with self._lock:
+                self._policies, self._tables = policies, {}
+                entries = list(self._entries.values())
+            changes = [self._adopt(entry, policies.policies.get(entry.policy.name)) for entry in entries]
+        log.info("policies reloaded", policies=len(policies.policies), containers=len(changes))
+        return changes
+
+    def _adopt(self, entry: Entry, policy: Policy | None) -> Change:
+        """The container's sessions go over to the policy, one after the other; those that come have it already."""
+        found = change(entry.container, entry.policy, policy, self.rows)
+        if policy is not None:
+            table = self._table(policy)
+            dispatcher = Dispatcher(entry.container, policy, self.rows, entry.dispatcher.pool, entry.dispatcher)
+            entry.dispatcher.pool.allow(policy.limits)
+            entry.parking.allow(policy.limits.parked)
+            with self._lock:
+                entry.policy, entry.dispatcher, entry.table = policy, dispatcher, table
+                sessions = tuple(entry.sessions)
+            for session in sessions:
+                session.adopt(dispatcher, table)
+        entry.ring.publish(record(found, time.time_ns()))
+        log.info("policy of a container", container=entry.container.id, what=found.words())
+        return found
 
     def policy_of(self, name: object) -> Policy:
         """The policy that a container really has, by its id, the start of it, or its name."""
@@ -199,11 +238,10 @@ class Supervisor:
             orphan.slot.close()
 
     def _serve(self, entry: Entry, key: str, fd: int) -> Session:
-        notifier = Notifier(
-            fd, entry.table, poll_first=self._poll_first, slot=partial(self.journal.open, _number(key))
-        )
-        session = Session(notifier, entry.dispatcher, entry.parking, entry.ring, partial(self._ended, entry, key))
-        with self._lock:
+        slot = partial(self.journal.open, _number(key))
+        with self._lock:  # so that a reload finds the session, or the session what was reloaded
+            notifier = Notifier(fd, entry.table, poll_first=self._poll_first, slot=slot)
+            session = Session(notifier, entry.dispatcher, entry.parking, entry.ring, partial(self._ended, entry, key))
             entry.sessions.add(session)
         try:
             session.start()
@@ -237,7 +275,11 @@ class Supervisor:
         """What `interceptor ps` shows; docs/control.md."""
         self.drain()
         with self._lock:
-            return [_description(entry) for entry in self._entries.values()]
+            return [self._description(entry) for entry in self._entries.values()]
+
+    def _description(self, entry: Entry) -> dict[str, Any]:
+        drifted = filter_drift(entry.container, entry.policy, self.rows)
+        return {**_description(entry), "narrower": list(drifted.narrower), "wider": list(drifted.wider)}
 
 
 def _number(key: str) -> int:
@@ -335,6 +377,7 @@ class Service:
     def _operations(self) -> dict[str, Operation]:
         operations: dict[str, Operation] = {
             "ping": _ping, "ps": self._ps, "shutdown": self._shutdown, "explain": self._explain,
+            "reload": self._reload,
         }  # fmt: skip
         for plugin in self._plugins:
             operations.update(plugin.start(self._supervisor))
@@ -346,6 +389,16 @@ class Service:
     def _explain(self, request: Request) -> Mapping[str, Any]:
         supervisor = self._supervisor
         return {"explanation": explained(request.body, supervisor.policy_of(request.body.get("container")), supervisor.rows)}
+
+    def _reload(self, _request: Request) -> Mapping[str, Any]:
+        return {"containers": [found.describe() for found in self._supervisor.reload()]}
+
+    async def _reload_for_a_signal(self) -> None:
+        try:
+            await trio.to_thread.run_sync(self._supervisor.reload)
+        except InterceptorError as error:
+            for line in str(error).splitlines():
+                log.error("policies not reloaded", why=line)
 
     def _shutdown(self, request: Request) -> Mapping[str, Any]:
         running = self._supervisor.containers
@@ -369,8 +422,11 @@ class Service:
             self._supervisor.drain()
 
     async def _signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
+                if number == signal.SIGHUP:
+                    await self._reload_for_a_signal()
+                    continue
                 log.info("told to stop", signal=signal.Signals(number).name)
                 self._for_good = not (self._keeper.exists and self._supervisor.containers)
                 self._scope.cancel()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interceptor import stanza
 from interceptor.errors import InterceptorError
 from interceptor.native import mounts
 from interceptor.native.fd import Fd
@@ -219,6 +220,7 @@ class _Preparation:
             listener_path=self.host.core.listener_path, metadata=self.record.id,
             wait_killable=self.record.wait_killable,
         )  # fmt: skip
+        self.record.filter = stanza.rules(self.host.rows, self.policy)
         return replace(
             self.host.facts(self.record.ids, self.policy),
             rootfs=f"{base}/rootfs",

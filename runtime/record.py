@@ -62,6 +62,8 @@ class Record:
     annotations: dict[str, str] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
     """Container.devices."""
+    filter: list[dict[str, Any]] | None = None
+    """Container.filter; None in a record of an older version."""
 
     def container(self) -> Container:
         """The core's view; what needs the kernel is filled in by the caller."""
@@ -69,6 +71,7 @@ class Record:
             self.id, self.ids, self.policy, self.image, self.name, self.runtime, self.bundle,
             init_pid=self.init_pid, wait_killable=self.wait_killable, created_ns=self.created_ns,
             annotations=dict(self.annotations), devices=tuple(self.devices),
+            filter=None if self.filter is None else tuple(self.filter),
         )  # fmt: skip
 
     def save(self, directory: str) -> None:

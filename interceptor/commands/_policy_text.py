@@ -77,6 +77,8 @@ _OUTCOME = {
     How.KILLED: "the process is killed",
     How.FAILED: "a fault of interceptor's own",
     How.TABLE: "answered by the table",
+    How.RELOADED: "",
+    How.GONE: "",
 }
 _RUNGS = {
     Rung.KERNEL: "the kernel: it does not leave it",

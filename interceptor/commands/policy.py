@@ -3,7 +3,9 @@
 Without a word after it, lists all policies. `show NAME` prints one with everything that it extends folded in and the
 place that decides each entry, with --compiled who answers what: the kernel, the BPF filter, the table in C, or Python.
 `check` reads all files as the supervisor does, or FILEs as if they stood before the others, and reports every mistake as
-file:line:column. `schema` prints what editors want to know. `explain` says what would happen to a call.
+file:line:column. `schema` prints what editors want to know. `explain` says what would happen to a call. `reload` has the
+running supervisor read everything again (as does SIGHUP): with a mistake in any file nothing changes, otherwise the new
+rules decide from the next call on, of running containers too.
 """
 
 # ruff: noqa: T201 - printing is what a command does
@@ -20,6 +22,9 @@ from interceptor.commands import _supervisor, _table
 from interceptor.commands._policy_text import compiled, describe, explanation
 from interceptor.errors import ConfigError
 from interceptor.explain import explained
+from interceptor.printable import printable
+from interceptor.reload import Change
+from interceptor.stanza import Drift
 
 if TYPE_CHECKING:
     import argparse
@@ -37,6 +42,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="look for mistakes")
     check.add_argument("files", nargs="*", type=Path, metavar="FILE")
     actions.add_parser("schema", help="the JSON Schema of policy files, for editors")
+    reload = actions.add_parser("reload", help="have the running supervisor read all files again")
+    reload.add_argument("--json", action="store_true", help="one JSON object a container (keys: docs/control.md)")
     explain = actions.add_parser("explain", help="what would happen to a call, by which rule, answered by whom")
     explain.add_argument("of", metavar="CONTAINER|POLICY")
     explain.add_argument("call", metavar="CALL", help="as strace writes it: 'mount(\"proc\", \"/x\", \"proc\", 0, NULL)'")
@@ -117,6 +124,20 @@ def _of_policy(body: Mapping[str, Any]) -> dict[str, Any]:
     return explained(body, policies.get(body["container"]), registry.load())
 
 
+def _reload(arguments: argparse.Namespace) -> int:
+    with _supervisor.running("the policies are read when one starts") as supervisor:
+        changes = supervisor.call("reload")["containers"]
+    if arguments.json:
+        print("".join(f"{json.dumps(change)}\n" for change in changes), end="")
+        return 0
+    print(f"reloaded, for {len(changes)} containers that run" if changes else "reloaded; no container runs")
+    for found in changes:
+        drift = Drift(tuple(found["narrower"]), tuple(found["wider"]))
+        change = Change(found["container"], found["policy"], drift, tuple(found["restart"]), gone=found["gone"])
+        print(f"  {found['container'][:12]}  {printable(change.words())}")
+    return 0
+
+
 ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "list": _list, "show": _show, "check": _check, "schema": _schema, "explain": _explain,
+    "list": _list, "show": _show, "check": _check, "schema": _schema, "explain": _explain, "reload": _reload,
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """List the containers that the supervisor looks after.
 
 IDS is the container's exclusive range of host ids. CALLS counts the intercepted calls, DENIED those among them that a
-rule refused, PARKED those that wait for a slow action at this moment.
+rule refused, PARKED those that wait for a slow action at this moment. Behind a POLICY that was reloaded stands how the
+container's BPF filter, which is fixed when it is created, differs from it: narrower until the container is started again.
 """
 
 # ruff: noqa: T201 - printing is what a command does
@@ -45,13 +46,18 @@ def _containers() -> list[dict[str, Any]]:
 HEADER = ("CONTAINER", "NAME", "IMAGE", "POLICY", "RUNTIME", "PID", "IDS", "UP", "CALLS", "DENIED", "PARKED")
 
 
+def _policy(container: Mapping[str, Any]) -> str:
+    drifted = [word for word in ("narrower", "wider") if container.get(word)]
+    return f"{container['policy']} (filter {', '.join(drifted)})" if drifted else container["policy"]
+
+
 def _row(container: Mapping[str, Any], now_ns: int) -> tuple[str, ...]:
     first, size = container["ids"]
     return (
         container["id"][:12],
         container["name"] or "-",
         container["image"] or "-",
-        container["policy"],
+        _policy(container),
         PurePath(container["runtime"]).name,
         str(container["pid"] or "-"),
         f"{first}-{first + size - 1}",

@@ -14,6 +14,7 @@ and how long that took. Who answered:
   denied            a rule refused it; the next line says which one and what would allow it
   pretended         a rule had it succeed, and nothing was done
   killed            a rule ended the process, or its whole container
+  reloaded          no call: from here on another version of the policy decides
   failed            a fault of interceptor's own; the process got EIO
   gone              the process was killed or interrupted before it could be answered
 """

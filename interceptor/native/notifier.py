@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native._native import ffi, lib
+from interceptor.native.numbers import block
 from interceptor.native.reserve import Reserved
 from interceptor.notification import Notification
 from interceptor.stanza import Action, TableRow
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from interceptor.args import Arch
     from interceptor.native.journal import Slot
     from interceptor.native.looks import Looks
+    from interceptor.shortcut import Ending
 
 CONTINUE_FLAG = 1
 """SECCOMP_USER_NOTIF_FLAG_CONTINUE."""
@@ -57,8 +59,8 @@ class Hit(NamedTuple):
     rule: str
     note: int | None
     """What the answering thread gave `Receiver.next`."""
-    looked: int | None
-    """The number of its `Looks.endings`."""
+    looked: Ending | None
+    """How it ended, of a call that was looked at."""
     verdict: Verdict | None
     """None: the tracee was gone before anything was done."""
     nanoseconds: int
@@ -80,6 +82,8 @@ class Table:
 
     def __init__(self, rows: Mapping[Arch, Sequence[TableRow]]) -> None:
         self.rows = tuple((arch, row) for arch, of_arch in rows.items() for row in of_arch)
+        self.numbers = range(first := block(len(self.rows)), first + len(self.rows))
+        """What hits call its rows."""
         self.c = ffi.new("struct ic_table *", {"length": len(self.rows), "row": len(self.rows)})
         for number, (arch, row) in enumerate(self.rows):
             self._fill(number, arch, row)
@@ -88,7 +92,7 @@ class Table:
         if len(row.tests) > lib.IC_CONDITIONS:
             raise InterceptorError(f"{row.rule}: {len(row.tests)} conditions; a table row holds {lib.IC_CONDITIONS}")
         c = self.c.row[number]
-        c.arch, c.nr, c.rule = arch, row.nr, number
+        c.arch, c.nr, c.rule = arch, row.nr, self.numbers[number]
         c.action, c.value = _ACTIONS[row.action], row.number
         c.conditions = len(row.tests)
         for i, test in enumerate(row.tests):
@@ -99,8 +103,8 @@ class Table:
         self.c.present[row.nr & 511] = 1
 
     def rule(self, number: int) -> str:
-        """``file:line`` of a row; a hit may be older than the table."""
-        return self.rows[number][1].rule if number < len(self.rows) else "?"
+        """``file:line`` of the row with that number."""
+        return self.rows[number - self.numbers.start][1].rule
 
 
 class Notifier:
@@ -128,8 +132,9 @@ class Notifier:
 
     def use(self, table: Table) -> None:
         """From the next notification on `table` answers what it can. Old tables live as long as the notifier."""
-        self._tables.append(table)
-        lib.ic_session_table(self._session, table.c)
+        if self._tables[-1] is not table:
+            self._tables.append(table)
+            lib.ic_session_table(self._session, table.c)
 
     def look(self, looks: Looks) -> None:
         """From the next notification on C looks at what the table says is to be looked at. Costs nothing when it did."""
@@ -180,13 +185,18 @@ class Notifier:
     def _hit(self, since_epoch: int, c: Any, text: bytes) -> Hit:
         noted = c.rule & ~_NOTE if c.rule & _NOTE else None
         looked = c.rule & ~_LOOKED if c.rule & _LOOKED and noted is None else None
-        rule = self._tables[-1].rule(c.rule) if noted is None and looked is None else ""
+        rule = self._rule(c.rule) if noted is None and looked is None else ""
+        ending = next((i.ending(looked) for i in self._looks if looked in i.numbers), None) if looked is not None else None
         verdict = None if c.flags & _NOBODY else read_wire_form(c.value, c.error, c.flags)
         comm, *texts = text[c.text : c.text + c.text_length].split(b"\0")
         return Hit(
-            c.time + since_epoch, c.tid, c.arch, c.nr, tuple(ffi.unpack(c.args, 6)), rule, noted, looked, verdict,
+            c.time + since_epoch, c.tid, c.arch, c.nr, tuple(ffi.unpack(c.args, 6)), rule, noted, ending, verdict,
             c.nanoseconds, comm.decode("utf-8", "replace"), tuple(piece + b"\0" for piece in texts[:-1]),
         )  # fmt: skip
+
+    def _rule(self, number: int) -> str:
+        """A hit may be older than the table that is used now."""
+        return next((table.rule(number) for table in reversed(self._tables) if number in table.numbers), "?")
 
     def close(self) -> None:
         """Closes the fd, once. Calls still waiting fail with ENOSYS (seccomp_unotify(2)): only when the session ended."""

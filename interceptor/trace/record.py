@@ -27,6 +27,8 @@ class How(enum.StrEnum):
     """The compiled decision table answered, without Python."""
     NATIVE = "native-by-policy"
     """A rule left it to the kernel."""
+    RELOADED = "reloaded"
+    """No call: from here on another version of the container's policy decides."""
     FAILED = "failed"
     """A fault of ours; the tracee got EIO."""
     GONE = "gone"

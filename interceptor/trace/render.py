@@ -40,6 +40,7 @@ _HOW_STYLE = {
     How.PRETENDED: "cyan",
     How.DENIED: "red",
     How.KILLED: "red",
+    How.RELOADED: "yellow",
     How.FAILED: "bold red",
     How.GONE: "yellow",
 }
@@ -106,7 +107,7 @@ class Printer:
         """The second line of a refused or failed call."""
         how = How(event["how"])
         refused = how in REFUSED or "remedy" in event
-        if not refused and how is not How.FAILED:
+        if not refused and how not in (How.FAILED, How.RELOADED):
             return []
         rule = f"refused by {event['rule']}" if refused and event["rule"] else ""
         parts = [rule, event["why"], event.get("remedy", "")]

@@ -21,7 +21,7 @@ from operator import attrgetter
 from threading import Lock
 
 from interceptor.errors import ConfigError
-from interceptor.trace.record import REFUSED, Record
+from interceptor.trace.record import REFUSED, How, Record
 
 HISTORY = 4096
 """Records kept per container."""
@@ -132,7 +132,7 @@ class Ring:
         """Keeps `record` and hands it to the followers; from any thread, best after the tracee was answered."""
         with self._lock:
             self._records.append(record)
-            self.calls += 1
+            self.calls += record.how is not How.RELOADED
             if record.how in REFUSED:
                 self.denied += 1
             followers = self._followers

@@ -81,6 +81,6 @@ def test_what_c_is_given(tmp_path: Path) -> None:
     plan = shortcut.plan(ROWS, policy(tmp_path, FILESYSTEMS))
     looks = Looks(plan, {30, 10, 20})
     assert [looks.c.immutable[i] for i in range(looks.c.immutables)] == [10, 20, 30]
-    assert looks.endings[looks.c.unmounted] == plan.unmounted
-    assert looks.endings[looks.c.type[looks.c.types - 1].ending] == plan.types[-1].ending
+    assert looks.ending(looks.c.unmounted) == plan.unmounted
+    assert looks.ending(looks.c.type[looks.c.types - 1].ending) == plan.types[-1].ending
     assert isinstance(plan.types[-1].ending, Ending)
