@@ -88,6 +88,14 @@ IMAGES = {
 }
 
 
+DEBOOTSTRAP = "debootstrap"
+"""A variant that is no root filesystem: the packages of debootstrap's `minbase`, to be unpacked by `--unpack-tarball`."""
+
+IMAGES["bookworm-packages"] = Image(
+    about="the packages of a minimal Debian 12, for debootstrap without a network", suite="bookworm", variant=DEBOOTSTRAP
+)
+
+
 class BuildError(Exception):
     """What is wrong, and what to do about it."""
 
@@ -276,6 +284,21 @@ def build_debian(name: str, image: Image, suite: str, target: Path, scratch: Pat
         raise BuildError(explain_mmdebstrap(name, suite, result.returncode, result.stdout))
 
 
+def build_packages(suite: str, target: Path, scratch: Path) -> None:
+    """Let debootstrap fetch the packages of `suite`; its tar is compressed, which tar(1) finds out by itself."""
+    if shutil.which("debootstrap") is None:
+        message = "the packages are fetched by debootstrap, which is not installed: apt-get install debootstrap"
+        raise BuildError(message)
+    mirror = source_for(suite).rpartition(f" {suite} ")[0].split()[-1]
+    command = ["debootstrap", "--variant=minbase", f"--make-tarball={target}", suite, str(scratch / "root"), mirror]
+    if KEYRING.exists():
+        command.insert(1, f"--keyring={KEYRING}")
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    if result.returncode != 0:
+        message = f"debootstrap of {suite} from {mirror} ended with status {result.returncode}: {result.stdout[-500:]}"
+        raise BuildError(message)
+
+
 def append_directory(tar: Path, name: str) -> None:
     """Add an empty directory: with its device nodes, mmdebstrap leaves /dev itself out."""
     with tarfile.open(tar, "a") as archive:
@@ -342,6 +365,8 @@ def build(name: str, image: Image, finished: Path) -> None:
         partial = Path(scratch) / "image.tar"
         if image.suite is None:
             build_busybox(partial)
+        elif image.variant == DEBOOTSTRAP:
+            build_packages(image.suite, partial, Path(scratch))
         else:
             build_debian(name, image, image.suite, partial, Path(scratch))
             append_directory(partial, "./dev")
