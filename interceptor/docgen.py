@@ -142,12 +142,14 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
         "limits": _limits(base.limits),
         "mount": _object({"fuse": {"type": "object", "additionalProperties": {"type": "string"}, "description": FUSE}}),
         "immutable-mounts": _flag(IMMUTABLE, default=base.immutable_mounts),
+        "leaves": _flag(LEAVES, default=base.leaves),
     }
 
 
 EXTENDS = "Policies that this one builds on; own entries win, then those of the first named"
 FILESYSTEMS = 'By filesystem type; "*" is every other one'
 FUSE = "By filesystem type: the program that serves it, inside the container"
+LEAVES = "/proc and /sys describe the container; false: they show the host"
 IMMUTABLE = "umount2(2) of mounts that existed at the start fails with EBUSY"
 
 

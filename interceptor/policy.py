@@ -265,6 +265,8 @@ class Policy:
     engine_profile: EngineProfile = EngineProfile.TIGHTEN
     immutable_mounts: bool = True
     """umount2(2) of mounts that existed when the container was created fails with EBUSY."""
+    leaves: bool = True
+    """/proc and /sys describe the container: the files that would tell of the host are covered, one by one."""
     selectable: bool = False
     """A container may choose this policy by annotation or label."""
     match: Match | None = None

@@ -85,6 +85,7 @@ class PolicyFile:
     engine_profile: EngineProfile | None = None
     id_range_size: int | None = None
     immutable_mounts: bool | None = None
+    leaves: bool | None = None
     limits: Given = field(default_factory=dict)
 
 
@@ -122,6 +123,7 @@ class _Reader:
             "limits": self._limits,
             "mount": self._mount,
             "immutable-mounts": self._sets("immutable_mounts", truth),
+            "leaves": self._sets("leaves", truth),
         }
 
     def _sets(self, attribute: str, read: Callable[[Node], T]) -> Callable[[Node], None]:

@@ -207,7 +207,9 @@ class Lifecycle:
         record = pending.record
         membership = Path(f"/proc/{pid}/cgroup").read_text()
         record.init_pid, record.init_start = pid, process.start_time(pid)
-        self._procfs.start()
+        virtual = self._core.policy(record.policy).leaves
+        if virtual:
+            self._procfs.start()
         with in_mount_namespace(pending.namespace.fileno()):
             table = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_text())
             given = cgroups.delegate(pid, membership, table, record.ids)
@@ -216,7 +218,8 @@ class Lifecycle:
                 records.write(f"{base}/{records.CGROUP}", given[0] + "\n")
             record.save(base)
             nodes.give(pid, base, record.ids)
-            self._procfs.give(record, pid, base)
+            if virtual:
+                self._procfs.give(record, pid, base)
             record.immutable = sorted(mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text()))
             record.save(base)
         _note_init(pending.container, record, pid)

@@ -27,7 +27,7 @@ def attach(pid: int, directory: str, names: Mapping[str, str]) -> list[str]:
     """Attaches `names` (path → name below `directory`) in the mount namespace of `pid`; answers the paths that have one.
 
     Runs in the mount namespace where `directory` is. A path that the container's proc or sysfs does not have stays as it
-    is.
+    is, and so does one over which the engine mounted something: a mask, or values of its own.
     """
     with ExitStack() as stack, Fd(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
         trees = {path: stack.enter_context(mounts.open_tree(f"{directory}/{name}")) for path, name in names.items()}
@@ -52,5 +52,6 @@ def _attach_below(top: str, trees: Mapping[str, Fd]) -> Iterable[str]:
                 suppress(FileNotFoundError, NotADirectoryError),
                 mounts.open_beneath(root.fileno(), path[len(top) + 1 :], os.O_PATH) as target,
             ):
-                mounts.move_mount(tree.fileno(), "", dirfd=target.fileno())
-                yield path
+                if not mounts.mount_root("", dirfd=target.fileno()).is_root:
+                    mounts.move_mount(tree.fileno(), "", dirfd=target.fileno())
+                    yield path

@@ -51,6 +51,8 @@ POLICIES = {
         f"  {call}: [{{do: {{deny: ENOSYS}}}}]\n"
         for call in ("fsopen", "fsconfig", "fsmount", "fspick", "move_mount", "open_tree", "mount_setattr")
     ),
+    # /proc and /sys as the kernel makes them, for comparisons with it.
+    "bare": "extends: [default]\nselectable: true\nleaves: false\n",
     # What Docker gives: no CAP_SYS_ADMIN.
     "engine": "extends: [default]\nselectable: true\ncapabilities: engine\n",
     "names": """\

@@ -163,11 +163,12 @@ seccomp: {engine-profile: ignore}
 ids: {size: 1000}
 limits: {parked: 3, agents: 2, agent-deadline: 250ms}
 immutable-mounts: false
+leaves: false
 """,
     )
     assert (p.description, p.selectable, p.capabilities, p.id_range_size) == ("words", True, "engine", 1000)
     assert (p.limits.parked, p.limits.agents, p.limits.agent_deadline_ms) == (3, 2, 250)
-    assert (p.engine_profile, p.immutable_mounts) == (EngineProfile.IGNORE, False)
+    assert (p.engine_profile, p.immutable_mounts, p.leaves) == (EngineProfile.IGNORE, False, False)
 
 
 def test_every_error_of_a_file_is_reported_with_its_place(tmp_path: Path) -> None:
