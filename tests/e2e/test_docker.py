@@ -328,8 +328,9 @@ def test_trace_shows_what_was_done_and_by_which_rule(inner: System) -> None:
     events = [json.loads(line) for line in lines]
     assert {event["name"] for event in events} == {inner.name}
     assert not [event for event in events if not re.search(r"(\.yaml:\d+|^kernel:)", event["rule"])]
-    emulated = {event["args"]["fstype"] for event in events if event["call"] == "mount" and event["how"] == "emulated"}
-    assert {"debugfs", "tracefs", "overlay"} <= emulated
+    named = {"mount": "fstype", "fsopen": "fsname"}
+    ours = [event for event in events if event["call"] in named and event["how"] == "emulated"]
+    assert {"debugfs", "tracefs", "overlay"} <= {event["args"][named[event["call"]]] for event in ours}
     assert {"systemd", "dockerd"} <= {event["comm"] for event in events}
 
 
