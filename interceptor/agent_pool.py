@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from interceptor.contexts import Contexts, Kept
 from interceptor.errors import AgentError, NotificationGone
 from interceptor.native import agentlink
-from interceptor.native.agentlink import Link, Reply, Request
+from interceptor.native.agentlink import Link, Reply, Request, Slot
 from interceptor.native.fd import Fd
 from interceptor.policy import Mount
 from interceptor.ports import Namespace, Way
@@ -38,12 +38,16 @@ if TYPE_CHECKING:
 IDLE_S = 30.0
 """How long an agent beyond the first one stays without work."""
 _NO_NUMBERS = (0, 0, 0, 0)
-_GRACE_MS = 500
+GRACE_MS = 500
 """The agent's own timer is for the case that we are no more: it comes after ours."""
 
 
 def _nothing() -> None:
     pass
+
+
+def _nowhere() -> Mapping[int, int] | None:
+    return None
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +87,10 @@ class AgentPool:
         self._count = 0
         self._abandoned: list[Link] = []
         self._closed = False
+        self.slot = Slot()
+        """Where one agent lies while it is idle: sessions in C take it from there, too."""
+        self.home: Callable[[], Mapping[int, int] | None] = _nowhere
+        """The container's own namespaces, as descriptors by role (MNTNS, USERNS), once they are known."""
 
     def allow(self, limits: Limits) -> None:
         """From now on; agents that there are already may stay."""
@@ -113,7 +121,7 @@ class AgentPool:
         ids = self.container_ids
         request.root_uid = request.root_gid = ids.first
         request.id_count = ids.size
-        request.deadline_ms = self._limits.agent_deadline_ms + _GRACE_MS
+        request.deadline_ms = self._limits.agent_deadline_ms + GRACE_MS
         return _checked(request, self._ask(request, watch))
 
     def close(self) -> None:
@@ -121,6 +129,11 @@ class AgentPool:
         with self._lock:
             self._closed = True
             idle, busy = [entry.link for entry in self._idle], list(self._busy)
+            link = self.slot.take()
+            if link is not None:
+                idle.append(link)
+            elif self.slot.link is not None:  # C has it, and will hear of it
+                busy.append(self.slot.link)
             self._count -= len(idle)
             self._idle.clear()
             waiters, self._waiters = list(self._waiters), deque()
@@ -156,20 +169,29 @@ class AgentPool:
         waiter = None
         with self._lock:
             self._check_open()
-            if self._idle:
-                link = self._idle.pop().link
-                self._busy.add(link)
-                return link
-            if self._count < self._limits.agents:
+            link = self._free()
+            if link is None and self._count < self._limits.agents:
                 self._count += 1
-            else:
+            elif link is None:
                 waiter = _Waiter()
                 self._waiters.append(waiter)
+                self.slot.want(wanted=True)
+                link = self._free()  # C may have put it back before it could see that
+                if link is not None:
+                    self._waiters.remove(waiter)
+        if link is not None:
+            return link
         if waiter is not None:
             link_or_right = self._await(waiter, watch)
             if link_or_right is not None:
                 return link_or_right
         return self._started()
+
+    def _free(self) -> Link | None:
+        link = self._idle.pop().link if self._idle else self.slot.take()
+        if link is not None:
+            self._busy.add(link)
+        return link
 
     def _started(self) -> Link:
         """A new agent, in the place that was counted for it."""
@@ -207,6 +229,10 @@ class AgentPool:
 
     def _release(self, link: Link) -> None:
         """`link` has answered and is free: for the first who waits, else for later."""
+        home = self.home()
+        if home is not None and not self._lives_at(link, home):
+            self._lose(link)
+            return
         now = time.monotonic()
         with self._lock:
             self._busy.discard(link)
@@ -214,17 +240,69 @@ class AgentPool:
                 surplus = [link]
                 self._count -= 1
             elif self._waiters:
-                waiter = self._waiters.popleft()
-                waiter.link = link
-                self._busy.add(link)
-                waiter.served.set()
+                self._serve(link)
                 return
+            elif home is not None and self.slot.link is None:
+                self.slot.offer(link)
+                surplus = self._surplus(now)
             else:
                 self._idle.append(_Idle(link, now))
                 surplus = self._surplus(now)
         for old in surplus:
             old.kill()
             self._bury(old)
+
+    def _serve(self, link: Link) -> None:
+        waiter = self._waiters.popleft()
+        waiter.link = link
+        self._busy.add(link)
+        waiter.served.set()
+
+    def _lives_at(self, link: Link, home: Mapping[int, int]) -> bool:
+        """Tells `link` once where home is; False when it is of no use any more."""
+        if not link.at_home:
+            try:
+                reply = _exchange(link, Request(agentlink.HOME, home, {}), _Watch(self._limits.agent_deadline_ms, _nothing))
+            except (OSError, AgentError):
+                return False
+            link.at_home = reply.outcome == agentlink.DONE and not reply.error
+        return link.at_home
+
+    def wanted(self) -> None:
+        """C has put the slot's agent back, and says that somebody waits."""
+        with self._lock:
+            link = self.slot.take() if self._waiters else None
+            if link is not None:
+                self._serve(link)
+            self.slot.want(wanted=bool(self._waiters))
+
+    def lost(self) -> None:
+        """The slot's agent has ended, while C had it and before it took a request."""
+        self._lose(self._given())
+
+    def take_over(self, notification: int, on_slow: Callable[[], None]) -> int | None:
+        """Goes on with the request for `notification` that C sent to the slot's agent; as `call`. None: nothing was done,
+        because the agent wants more of the tracee than C gives it.
+        """
+        link, watch = self._given(), _Watch(self._limits.agent_deadline_ms, on_slow)
+        link.adopt(notification)
+        try:
+            reply = _reply(link, None, watch)
+        except BaseException:
+            self._lose(link)
+            raise
+        self._release(link)
+        if reply.outcome == agentlink.WANTS:
+            return None
+        return _checked(Request(agentlink.STAND_IN, {}, {}, notification=notification), reply).value
+
+    def _given(self) -> Link:
+        with self._lock:
+            link = self.slot.forget()
+            if link is None:
+                raise AgentError("no agent was lent")
+            self._busy.add(link)
+        return link
 
     def _surplus(self, now: float) -> list[Link]:
         """Idle agents beyond one that had no work for a while; they lie at the bottom of the stack."""
@@ -290,7 +368,10 @@ class _Watch:
 
 
 def _exchange(link: Link, request: Request, watch: _Watch) -> Reply:
-    reply = link.call(request)
+    return _reply(link, link.call(request), watch)
+
+
+def _reply(link: Link, reply: Reply | None, watch: _Watch) -> Reply:
     while reply is None:
         if watch.over():
             raise AgentError(f"agent {link.pid} does not answer within {watch.deadline_ms} ms")

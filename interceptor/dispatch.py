@@ -10,19 +10,21 @@ import errno
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
 
-from interceptor.agent_pool import AgentPool, PinnedAgent
+from interceptor.agent_pool import GRACE_MS, AgentPool, PinnedAgent
 from interceptor.args import Address, Arch, Decoder, Want
 from interceptor.contexts import ContextsOf
 from interceptor.errors import InterceptorError, NotificationGone
+from interceptor.native import agentlink
 from interceptor.native.looks import Looks
 from interceptor.native.numbers import block
 from interceptor.policy import Caller, Decision, Do, Policy
-from interceptor.ports import Call
+from interceptor.ports import Call, Namespace
 from interceptor.refusal import of_line, refusal
 from interceptor.refusal import remedy as remedy_of
 from interceptor.registry import Redo
@@ -34,7 +36,7 @@ from interceptor.tracee import Home, Pinned, pin
 from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from interceptor.container import Container
     from interceptor.native.journal import Unfinished
@@ -108,6 +110,19 @@ Key = tuple[int, ...]
 earlier self. Its first two are whose call it is."""
 
 
+HOME_ROLES = {agentlink.MNTNS: Namespace.MOUNT, agentlink.USERNS: Namespace.USER}
+
+
+class Memory(Protocol):
+    """Which mounts were made for calls, as a session's C loop keeps it for those that it decides itself: who then sees
+    such a call made again must see what the other did. See native.notifier.Notifier.
+    """
+
+    def made(self, call: Sequence[int], text: bytes) -> int: ...
+
+    def remember(self, call: Sequence[int], text: bytes, mount_id: int, seconds: float) -> None: ...
+
+
 class Made(NamedTuple):
     """A mount that a call made, which was answered, and perhaps not heard."""
 
@@ -137,12 +152,19 @@ class Repeats:
     _attempts: OrderedDict[Key, int] = field(default_factory=OrderedDict)
     _made: OrderedDict[Key, Made] = field(default_factory=OrderedDict)
     _newest: OrderedDict[Key, int] = field(default_factory=OrderedDict)
+    _shared: dict[int, Memory] = field(default_factory=dict)
+    """By notify fd: takes the place of `_made`, and of results of calls that made a mount."""
     _running: set[Key] = field(default_factory=set)
     _changed: Condition = field(default_factory=Condition)
 
     @staticmethod
     def key(fd: int, notification: Notification) -> Key:
         return (fd, notification.tid, notification.arch, notification.nr, notification.ip, *notification.args)
+
+    def share(self, fd: int, memory: Memory) -> None:
+        """From now on `memory` remembers the mounts that were made for calls of that notifier."""
+        with self._changed:
+            self._shared[fd] = memory
 
     def begin(self, who: Key, number: int, host: Host, timeout: float) -> None:
         """A call of thread `who` has come, as notification `number`: its earlier one must be over first."""
@@ -172,7 +194,9 @@ class Repeats:
     def made(self, key: Key, args: Any) -> int:
         """STATX_MNT_ID of the mount that the same call made a while ago; 0: none."""
         with self._changed:
-            made = self._made.get(key)
+            made, memory = self._made.get(key), self._shared.get(key[0])
+        if memory is not None:
+            return memory.made(key[1:], _text(args))
         return made.mount_id if made and made.args == args and time.monotonic() < made.expires else 0
 
     def answered(self, key: Key, args: Any = None, mount_id: int = 0) -> None:
@@ -180,20 +204,32 @@ class Repeats:
         with self._changed:
             self._results.pop(key, None)
             self._attempts.pop(key, None)
-            if mount_id:
+            memory = self._shared.get(key[0])
+            if mount_id and memory is not None:
+                memory.remember(key[1:], _text(args), mount_id, MEMORY)
+            elif mount_id:
                 _remember(self._made, key, Made(args, mount_id, time.monotonic() + MEMORY))
             self._leave(key)
 
     def unclaimed(self, key: Key, outcome: Outcome) -> None:
         """The tracee was gone when the answer came: keep it."""
         with self._changed:
-            _remember(self._results, key, (outcome, time.monotonic() + KEPT_SECONDS))
+            memory = self._shared.get(key[0])
+            if outcome.attached and memory is not None:  # the restarted call then finds it mounted
+                memory.remember(key[1:], _text(outcome.args), outcome.attached, KEPT_SECONDS)
+            else:
+                _remember(self._results, key, (outcome, time.monotonic() + KEPT_SECONDS))
             self._leave(key)
 
     def interrupted(self, key: Key) -> None:
         """Nothing was done, because a signal came first."""
         with self._changed:
             _remember(self._attempts, key, self._attempts.get(key, 0) + 1)
+            self._leave(key)
+
+    def nothing_done(self, key: Key) -> None:
+        """It entered, and enters again."""
+        with self._changed:
             self._leave(key)
 
     def _leave(self, key: Key) -> None:
@@ -211,12 +247,20 @@ class Repeats:
     def forget(self, fd: int) -> None:
         """A session has ended: its notifier's number may be another's soon."""
         with self._changed:
+            self._shared.pop(fd, None)
             for table in (self._results, self._attempts, self._made, self._newest):
                 for key in [key for key in table if key[0] == fd]:
                     del table[key]
 
 
 _NOTHING: tuple[Outcome | None, float] = (None, 0.0)
+
+
+def _text(args: Any) -> bytes:
+    """The strings of decoded args as C keeps them: each with its NUL, in the order in which they are copied."""
+    names = getattr(args, "COPIED", None) or tuple(getattr(args, "__slots__", ()))
+    values = [getattr(args, name) for name in names]
+    return b"".join(value + b"\0" for value in values if isinstance(value, bytes))
 
 
 def _remember(table: OrderedDict[Key, Any], key: Key, value: Any) -> None:
@@ -322,11 +366,18 @@ class Dispatcher:
         self._plan: Plan = plan(rows, policy)
         self._looks: Looks | None = None
         self._immutable: frozenset[int] | None = None
+        if pool is not None:
+            pool.home = self._home
         for arch in Arch:
             for row in rows.values():
                 number = row.number(arch)
                 if number is not None:
                     self._add(row, arch, number)
+
+    def _home(self) -> Mapping[int, int] | None:
+        """The container's own namespaces, once both are held."""
+        held = {role: self.home.get(namespace) for role, namespace in HOME_ROLES.items()}
+        return {role: fd.fileno() for role, fd in held.items() if fd is not None} if all(held.values()) else None
 
     def close(self) -> None:
         """Ends the container's agents and lets go of its namespaces."""
@@ -348,9 +399,10 @@ class Dispatcher:
     def looks(self) -> Looks | None:
         """What C may know of the container by now; None before it is created. Cheap when nothing has changed."""
         container = self.container
-        if container.mount_namespace is not None and container.immutable is not self._immutable:
-            immutable = container.immutable if self.policy.immutable_mounts else ()
-            self._looks, self._immutable = Looks(self._plan, immutable), container.immutable
+        if container.immutable and container.immutable is not self._immutable:
+            deadline = self.policy.limits.agent_deadline_ms + GRACE_MS
+            self._looks = Looks(self._plan, container, self.pool.slot, deadline)
+            self._immutable = container.immutable
         return self._looks
 
     def looked(self, hit: Hit) -> tuple[Ending, Any]:
@@ -381,7 +433,44 @@ class Dispatcher:
         subject = self.subject(host, notification, buffer)
         self.repeats.begin((host.notifier_fd, notification.tid), notification.id, host, self.patience)
         try:
-            self._decide(route, outcome, subject, host)
+            self._guard(outcome, partial(self._decide, route, outcome, subject, host))
+        finally:
+            outcome.comm = subject.comm
+            subject.close()
+        if outcome.decision is not None and outcome.decision.log:
+            self.log(outcome)
+        return outcome
+
+    def resume(
+        self, host: Host, notification: Notification, buffer: Buffer, handed: tuple[str, Sequence[bytes]]
+    ) -> Outcome:
+        """As `answer`, for a call that C has sent to the agent, where it takes long: with its name and strings."""
+        comm, texts = handed
+        route = self.routes[key_of(notification.arch, notification.nr)]
+        outcome = Outcome(notification, call=route.row.name, comm=comm)
+        self.repeats.begin((host.notifier_fd, notification.tid), notification.id, host, self.patience)
+        self._guard(outcome, partial(self._take_over, route, outcome, texts, host))
+        if outcome.verdict is None and outcome.how is not How.GONE:
+            return self.answer(host, notification, buffer)
+        return outcome
+
+    def _take_over(self, route: Route, outcome: Outcome, texts: Sequence[bytes], host: Host) -> None:
+        notification = outcome.notification
+        args = outcome.args = route.decode(notification.args, lambda _wants: texts)
+        key = outcome.entered = Repeats.key(host.notifier_fd, notification)
+        outcome.rule = self.policy.filesystem(args.fstype).rule
+        self.repeats.enter(key, notification.id, args, host, self.patience)
+        outcome.acted = True
+        attached = self.pool.take_over(notification.id, host.slow)
+        if attached is None:
+            self.repeats.nothing_done(key)
+        else:
+            outcome.attached, outcome.verdict = attached, Return()
+
+    def _guard(self, outcome: Outcome, decide: Callable[[], None]) -> None:
+        """The one place where errors become answers."""
+        try:
+            decide()
         except NotificationGone:
             outcome.verdict, outcome.how = None, How.GONE
         except OSError as error:
@@ -392,12 +481,6 @@ class Dispatcher:
         except Exception:
             log.exception("handler failed", call=outcome.call, container=self.container.id)
             self._failed(outcome, "a fault of the supervisor's; see its log")
-        finally:
-            outcome.comm = subject.comm
-            subject.close()
-        if outcome.decision is not None and outcome.decision.log:
-            self.log(outcome)
-        return outcome
 
     def subject(self, host: Host, notification: Notification, buffer: Buffer) -> Subject:
         """Whom the notification is about."""

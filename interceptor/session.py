@@ -22,7 +22,19 @@ import structlog
 from interceptor.args import Arch, Want
 from interceptor.dispatch import Dispatcher, Outcome, Route, record_of
 from interceptor.errors import InterceptorError, NotificationGone
-from interceptor.native.notifier import FULL, Hit, Notifier, Receiver, Table, ended, wire_form
+from interceptor.native.notifier import (
+    FULL,
+    LOST,
+    SLOW,
+    UNTAKEN,
+    WANTED,
+    Hit,
+    Notifier,
+    Receiver,
+    Table,
+    ended,
+    wire_form,
+)
 from interceptor.native.pin import Buffer, close
 from interceptor.trace.record import How, Record
 from interceptor.verdict import AddFd, Fail, Verdict
@@ -82,6 +94,7 @@ class Session:
         self._drain_lock = Lock()
         self._threads = 0
         self._over = False
+        dispatcher.repeats.share(notifier.fd, notifier)
 
     @property
     def container_id(self) -> str:
@@ -195,16 +208,22 @@ class Session:
         """One more call waits; starts the successor. False when there is no room: then nobody receives meanwhile."""
         if not self._parking.enter():
             return False
+        self._parked(1)
         try:
             self.start()
         except InterceptorError as error:
-            self._parking.leave()
+            self.unpark()
             log.warning("a slow call holds its session up", why=str(error))
             return False
         return True
 
     def unpark(self) -> None:
+        self._parked(-1)
         self._parking.leave()
+
+    def _parked(self, more: int) -> None:
+        with self._lock:
+            self.notifier.parked(more)
 
 
 class Worker:
@@ -215,6 +234,7 @@ class Worker:
         self._receiver = receiver
         self._buffer = Buffer()
         self._parked = False
+        self._handed = False
         self.notifier_fd = session.notifier.fd
 
     def slow(self) -> None:
@@ -229,7 +249,7 @@ class Worker:
         self._session.outcomes.append(outcome)
         self._answer(outcome)
 
-    def receive(self) -> None:  # noqa: C901 - one loop, for the reason below
+    def receive(self) -> None:
         """Until all tracees are gone, or until a successor took over.
 
         The quick branch is the round trip that bench/roundtrip.py holds against a bare C loop: every name in it is local.
@@ -238,14 +258,10 @@ class Worker:
         following, c, out = receiver.next, receiver.c, receiver.out
         session, dispatcher = self._session, None
         quick: dict[int, tuple[Callable[[], Verdict] | None, int]] = {}
-        pending: Outcome | None = None
         last: Verdict | None = None
         answer = (0, 0, 0)
         failure = following(c, 0, 0, 0, 0, -1, out)
         while True:
-            if pending is not None:
-                self._settle(pending, delivered=not out.sent)
-                pending = None
             if failure and (failure := self._go_on(failure, receiver)):
                 break
             if session.dispatcher is not dispatcher:
@@ -266,24 +282,36 @@ class Worker:
             if self._parked:
                 self._finish(outcome)
                 return
-            pending, failure = self._answer_and_receive(outcome, receiver)
+            failure = self._answer_and_receive(outcome, receiver)
         if ended(failure):
             self._session.over()
 
     def _go_on(self, failure: int, receiver: Receiver) -> int:
-        """Where only room for hits was wanting: makes it, and receives."""
-        while failure == FULL:
-            self._session.notifier.collect()
+        """Does what C cannot do itself; 0 when there is a notification then."""
+        session = self._session
+        while failure in _NOTHING_CAME:
+            if failure == FULL:
+                session.notifier.collect()
+            else:
+                session.dispatcher.pool.wanted()
             failure = receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
-        return failure
+        if failure == UNTAKEN:
+            session.dispatcher.pool.lost()
+        elif failure in _HANDED:
+            self._handed = True
+        elif failure:
+            return failure
+        return 0
 
-    def _answer_and_receive(self, outcome: Outcome, receiver: Receiver) -> tuple[Outcome | None, int]:
-        """In one C call where the verdict allows it: then `receive` sees in `sent` what became of the outcome returned."""
+    def _answer_and_receive(self, outcome: Outcome, receiver: Receiver) -> int:
+        """In one C call where that may be. Not where something was done: what became of the answer must be known before the
+        same call comes again, which C may decide by itself.
+        """
         verdict = outcome.verdict
-        if verdict is None or isinstance(verdict, AddFd):
+        if verdict is None or isinstance(verdict, AddFd) or outcome.entered:
             self._answer(outcome)
-            return None, receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
-        return outcome, receiver.next(receiver.c, outcome.notification.id, *wire_form(verdict), -1, receiver.out)
+            return receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
+        return receiver.next(receiver.c, outcome.notification.id, *wire_form(verdict), -1, receiver.out)
 
     def _quick_answers(self, dispatcher: Dispatcher) -> dict[int, tuple[Callable[[], Verdict] | None, int]]:
         """For each pure route, by its key: what answers the notification in the receiver's buffer, and its note."""
@@ -304,7 +332,11 @@ class Worker:
     def _outcome(self, receiver: Receiver) -> Outcome:
         session = self._session
         session.refresh()
-        outcome = session.dispatcher.answer(self, receiver.notification(), self._buffer)
+        if self._handed:
+            self._handed = False
+            outcome = session.dispatcher.resume(self, receiver.notification(), self._buffer, receiver.handed())
+        else:
+            outcome = session.dispatcher.answer(self, receiver.notification(), self._buffer)
         outcome.elapsed_ns = time.monotonic_ns() - receiver.out.received
         outcome.time_ns = time.time_ns()
         session.outcomes.append(outcome)
@@ -337,6 +369,8 @@ class Worker:
             self._session.dispatcher.settle(outcome, delivered=delivered)
 
 
+_NOTHING_CAME = frozenset({FULL, WANTED})
+_HANDED = frozenset({SLOW, LOST})
 _NOT_QUICK: tuple[None, int] = (None, -1)
 
 

@@ -53,6 +53,7 @@ class Plan:
     """The last one is for all others."""
     unmounted: Ending
     """Of umount2(2) for a mount that is not immutable."""
+    immutable_mounts: bool = True
 
 
 def plan(table: Mapping[str, Syscall], policy: Policy) -> Plan:
@@ -65,11 +66,11 @@ def plan(table: Mapping[str, Syscall], policy: Policy) -> Plan:
     if Look.UMOUNT in rows:
         row, shortcut = rows[Look.UMOUNT]
         unmounted = Ending(How.CONTINUED, policy.ladder(row.name)[-1].decision.rule, shortcut.because)
-    return Plan(types, unmounted)
+    return Plan(types, unmounted, policy.immutable_mounts)
 
 
 def filesystem_types(policy: Policy, because: str) -> tuple[Type, ...]:
-    """Policy's filesystems as far as C can tell them apart: those that are the kernel's."""
+    """Policy's filesystems as far as C can tell them apart: those that are the kernel's, and those with a stand-in."""
     if any(len(name.encode()) > NAME_MAX for name in policy.filesystems):
         return (Type("", None),)
     names = sorted(name for name in policy.filesystems if name != "*")
@@ -78,7 +79,13 @@ def filesystem_types(policy: Policy, because: str) -> tuple[Type, ...]:
 
 def _type(name: str, policy: Policy, because: str) -> Type:
     choice = policy.filesystem(name.encode())
-    return Type(name, Ending(How.CONTINUED, choice.rule, because) if choice.mount is Mount.NATIVE else None)
+    match choice.mount:
+        case Mount.NATIVE:
+            return Type(name, Ending(How.CONTINUED, choice.rule, because))
+        case Mount.STAND_IN if name:
+            return Type(name, Ending(How.EMULATED, choice.rule))
+        case _:
+            return Type(name, None)
 
 
 def rows(table: Mapping[str, Syscall], policy: Policy, arch: Arch) -> list[TableRow]:

@@ -36,6 +36,7 @@ static void end(int status)
 #define FD(role) (1u << AGENT_FD_##role)
 #define TEXT(kind) (1u << AGENT_TEXT_##kind)
 #define THERE (FD(MNTNS) | FD(ROOT))
+#define HOME (FD(MNTNS) | FD(USERNS))
 
 /* The closed list: what each action does and what its request must bring. */
 static const struct action {
@@ -54,6 +55,7 @@ static const struct action {
 	[AGENT_LIST_XATTR] = { act_xattr, THERE | FD(USERNS) | FD(MEMORY), TEXT(PATH) },
 	[AGENT_REMOVE_XATTR] = { act_xattr, THERE | FD(USERNS), TEXT(PATH) | TEXT(TYPE) },
 	[AGENT_MAY_CHOWN] = { act_may_chown, THERE | FD(USERNS), TEXT(PATH) },
+	[AGENT_HOME] = { act_home, FD(USERNS), 0 },
 	[AGENT_MAKE_NODE] = { act_make_node, THERE | FD(USERNS), TEXT(PATH) },
 	[AGENT_FSOPEN] = { act_fsopen, THERE | FD(USERNS), TEXT(TYPE) },
 	[AGENT_OVERLAY_OPTION] = { act_overlay_option, THERE | FD(USERNS) | FD(CONTEXT), TEXT(KEY) },
@@ -62,6 +64,23 @@ static const struct action {
 	[AGENT_OPEN_ROOT] = { act_open_root, THERE | FD(USERNS) | FD(CONTEXT), 0 },
 	[AGENT_MOVE_MOUNT] = { act_move_mount, THERE | FD(CONTEXT), TEXT(PATH) },
 };
+
+static int home_known;
+
+long act_home(struct call *call)
+{
+	long error;
+
+	if (call->fd[AGENT_FD_MNTNS] < 0) {
+		call->outcome = AGENT_MALFORMED;
+		return 0;
+	}
+	error = sys(dup3, call->fd[AGENT_FD_MNTNS], HOME_MNTNS_FD, O_CLOEXEC);
+	if (error >= 0)
+		error = sys(dup3, call->fd[AGENT_FD_USERNS], HOME_USERNS_FD, O_CLOEXEC);
+	home_known = error >= 0;
+	return home_known ? 0 : error;
+}
 
 long act_hostname(struct call *call)
 {
@@ -148,18 +167,37 @@ static int take_texts(struct call *call, size_t size)
 	return !size && !(call->request->texts >> AGENT_TEXT_KINDS);
 }
 
-static int well_formed(const struct call *call)
+/* What does not come along with a request at home. 0: it cannot be one. */
+static int take_home(struct call *call)
+{
+	const struct agent_request *request = call->request;
+	const char *path = call->text[AGENT_TEXT_PATH];
+
+	if (!home_known || request->op != AGENT_STAND_IN || request->fds & (HOME | FD(BASE)) || !path || *path != '/')
+		return 0;
+	call->fd[AGENT_FD_MNTNS] = HOME_MNTNS_FD;
+	call->fd[AGENT_FD_USERNS] = HOME_USERNS_FD;
+	return 1;
+}
+
+static int well_formed(struct call *call)
 {
 	const struct agent_request *request = call->request;
 	const struct action *action = &actions[request->op];
+	uint32_t fds = request->fds;
 
+	if (request->flags & AGENT_AT_HOME) {
+		if (!take_home(call))
+			return 0;
+		fds |= HOME;
+	}
 	if (!action->act && request->op != AGENT_PING)
 		return 0;
 	if (request->group_count > AGENT_GROUPS_MAX)
 		return 0;
 	if (request->notification && call->fd[AGENT_FD_NOTIFIER] < 0)
 		return 0;
-	if ((request->fds & action->fds) != action->fds || (request->texts & action->texts) != action->texts)
+	if ((fds & action->fds) != action->fds || (request->texts & action->texts) != action->texts)
 		return 0;
 	/* Host root's filesystem id would bring the DAC capabilities back: no tracee has it. */
 	return !(action->fds & FD(MNTNS)) ||
@@ -196,6 +234,8 @@ static void perform(struct call *call, struct agent_reply *reply)
 
 	if (call->request->deadline_ms)
 		deadline(call->request->deadline_ms);
+	if (path_begin(call->request))
+		end(3);
 	links_begin();
 	if (action->act)
 		result = action->act(call);
@@ -203,7 +243,7 @@ static void perform(struct call *call, struct agent_reply *reply)
 		call->outcome = AGENT_WANTS;
 		result = 0;
 	}
-	if (action->fds & FD(MNTNS) && sys(setns, HOST_MNTNS_FD, CLONE_NEWNS))
+	if (action->fds & FD(MNTNS) && path_leave(call->request))
 		end(3);
 	if (call->request->deadline_ms)
 		deadline(0);
@@ -283,10 +323,12 @@ static void open_own(void)
 {
 	static const char *const namespaces[] = { "self/ns/mnt", "self/ns/uts", "self/ns/net", "self/ns/pid" };
 	long proc = sys(openat, AT_FDCWD, "/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int fd;
 	unsigned i;
 
-	if (proc < 0 || sys(dup3, proc, PROC_FD, O_CLOEXEC) < 0 || sys(dup3, proc, STAGING_FD, O_CLOEXEC) < 0)
-		end(4);
+	for (fd = PROC_FD; fd < FIRST_FREE_FD; fd++)
+		if (proc < 0 || sys(dup3, proc, fd, O_CLOEXEC) < 0)
+			end(4);
 	sys(close, proc);
 	for (i = 0; i < sizeof namespaces / sizeof namespaces[0]; i++)
 		if (sys(openat, PROC_FD, namespaces[i], O_RDONLY | O_CLOEXEC) != HOST_MNTNS_FD + (long)i)

@@ -13,7 +13,10 @@ enum {
 	HOST_PIDNS_FD = 7,
 	PROC_FD = 8,        /* the host's /proc, O_PATH: our own entries also while we stand in another namespace */
 	STAGING_FD = 9,     /* mount namespace in which trees are assembled; a placeholder until the first needs it */
-	FIRST_FREE_FD = 10,
+	HOME_MNTNS_FD = 10, /* the container's own namespaces, once somebody said which they are; placeholders before */
+	HOME_USERNS_FD = 11,
+	STAND_IN_FD = 12,   /* detached mounts of which stand-ins are copies; placeholders before the first of each */
+	FIRST_FREE_FD = 16,
 };
 
 /* One request, taken apart. Absent descriptors are -1, absent texts null. */
@@ -49,8 +52,14 @@ long creds_borrow(uint64_t capabilities);
 long creds_nobody(uint64_t capabilities);
 
 /* agent_path.c */
-/* Enters the tracee's mount namespace and root directory, with its credentials; main() leads back after each request. */
+/* Enters the tracee's mount namespace and root directory, with its credentials; path_leave() leads back after each request.
+ * At home the mount namespace is all that is entered: paths then start at the root directory's descriptor. */
 long path_enter(struct call *call);
+/* Makes sure that we stand where a request expects us: in the host's mount namespace and root directory, or, for one that
+ * is at home, perhaps still in the container's. */
+long path_begin(const struct agent_request *request);
+/* Back to the host's mount namespace; from a request at home only when we strayed from its root directory. */
+long path_leave(const struct agent_request *request);
 /* O_PATH descriptor of `path` as the tracee would walk it, starting at `base` (-1: its root). */
 long path_open(const struct call *call, int base, const char *path, uint32_t flags);
 #define PATH_NOFOLLOW 1u
@@ -87,6 +96,8 @@ long context_create(int context);
 uint64_t context_attributes(uint64_t flags);
 /* fsmount with the MOUNT_ATTR_* of mount(2)'s flags and `add`. */
 long context_mount(int context, const struct call *call, uint64_t add);
+/* Gives a detached mount these MOUNT_ATTR_* in place of others. */
+long context_change(int mount, uint64_t attributes);
 
 /* agent_attach.c: ID_VALID, then move_mount onto `target`; refused where mount(2) would refuse it. */
 long attach(struct call *call, int mount, int target);
@@ -119,6 +130,7 @@ long stage(const struct call *call, int mount, const struct cover *covers, unsig
 long stage_one(const struct call *call, int mount, const char *name);
 
 /* The actions, in the order of enum agent_op. */
+long act_home(struct call *call);
 long act_mount(struct call *call);   /* agent_mount.c */
 long act_stand_in(struct call *call);
 long act_overlay(struct call *call); /* agent_overlay.c */

@@ -11,21 +11,11 @@
 #include <linux/stat.h>
 
 /* move_mount(2) answers differently from mount(2), or not at all, where graft_tree() and do_add_mount() would refuse. */
-static long acceptable(int mount, int target)
+static long acceptable(const struct facts *new, const struct facts *old)
 {
-	struct facts new, old;
-	long error = path_facts(target, &old);
-
-	if (error)
-		return error;
-	if (!S_ISDIR(old.mode))
+	if (!S_ISDIR(old->mode))
 		return -ENOTDIR;
-	if (!old.mount_root)
-		return 0;
-	error = path_facts(mount, &new);
-	if (error)
-		return error;
-	return new.major == old.major && new.minor == old.minor ? -EBUSY : 0;
+	return old->mount_root && new->major == old->major && new->minor == old->minor ? -EBUSY : 0;
 }
 
 int still_waiting(const struct call *call)
@@ -46,19 +36,20 @@ long attach_moved(struct call *call, int mount, int target)
 
 long attach(struct call *call, int mount, int target)
 {
-	struct facts facts;
-	long error = path_facts(target, &facts);
+	const struct agent_request *request = call->request;
+	struct facts new = { 0 }, old;
+	long error = path_facts(target, &old);
 
-	if (!error && call->request->unless_mount && facts.mount_root && facts.mount_id == call->request->unless_mount) {
-		call->value = (int64_t)facts.mount_id;
+	if (!error && request->unless_mount && old.mount_root && old.mount_id == request->unless_mount) {
+		call->value = (int64_t)old.mount_id;
 		return 0;
 	}
+	if (!error && (old.mount_root || !(request->flags & AGENT_NO_ID)))
+		error = path_facts(mount, &new);
 	if (!error)
-		error = acceptable(mount, target);
-	if (!error)
-		error = path_facts(mount, &facts);
+		error = acceptable(&new, &old);
 	if (error)
 		return error;
-	call->value = (int64_t)facts.mount_id;
+	call->value = (int64_t)new.mount_id;
 	return attach_moved(call, mount, target);
 }

@@ -3,6 +3,7 @@
 #include "agent_sys.h"
 
 #include <linux/errno.h>
+#include <linux/fcntl.h>
 #include <linux/mount.h>
 
 #define VALUE_MAX 255 /* fsconfig(2) takes strings of 256 bytes with their NUL */
@@ -97,6 +98,15 @@ long context_options(int context, const char *options)
 		options += size + (options[size] == ',');
 	}
 	return error;
+}
+
+long context_change(int mount, uint64_t attributes)
+{
+	const uint64_t settable = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NODIRATIME |
+				  MOUNT_ATTR_NOSYMFOLLOW | MOUNT_ATTR__ATIME;
+	const struct mount_attr change = { .attr_set = attributes, .attr_clr = settable };
+
+	return sys(mount_setattr, mount, "", AT_EMPTY_PATH, &change, sizeof change);
 }
 
 long context_create(int context)

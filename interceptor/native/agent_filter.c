@@ -28,7 +28,8 @@ static const struct sock_filter program[] = {
 	ALLOW(setns), ALLOW(unshare), ALLOW(fchdir), ALLOW(chroot), ALLOW(setgroups), ALLOW(setfsuid), ALLOW(setfsgid),
 	ALLOW(setresuid), ALLOW(setresgid), ALLOW(capget), ALLOW(capset), ALLOW(prctl),
 	/* paths and mounts */
-	ALLOW(openat2), ALLOW(openat), ALLOW(statx), ALLOW(readlinkat), ALLOW(fstatfs), ALLOW(fsopen), ALLOW(fsconfig), ALLOW(fsmount), ALLOW(open_tree),
+	ALLOW(openat2), ALLOW(openat), ALLOW(statx), ALLOW(readlinkat), ALLOW(fstatfs), ALLOW(fsopen), ALLOW(fsconfig), ALLOW(fsmount),
+	ALLOW(open_tree), ALLOW(mount_setattr),
 	ALLOW(move_mount), ALLOW(ioctl),
 	/* the staging namespace */
 	ALLOW(mount), ALLOW(umount2), ALLOW(pivot_root), ALLOW(mkdirat), ALLOW(dup3),

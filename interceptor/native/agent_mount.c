@@ -308,7 +308,8 @@ static long own(int context, const struct agent_request *request)
 	return error ? error : context_set(context, "mode", "0755");
 }
 
-long make_stand_in(const struct call *call, uint64_t attributes)
+/* A new superblock. */
+static long new_stand_in(const struct call *call, uint64_t attributes)
 {
 	long context = sys(fsopen, "tmpfs", FSOPEN_CLOEXEC);
 	long error;
@@ -322,7 +323,65 @@ long make_stand_in(const struct call *call, uint64_t attributes)
 		error = context_flag(context, "ro");
 	if (!error)
 		error = context_create(context);
-	return error ? error : sys(fsmount, context, FSMOUNT_CLOEXEC, attributes | MOUNT_ATTR_RDONLY);
+	return error ? error : sys(fsmount, context, FSMOUNT_CLOEXEC, attributes);
+}
+
+/* Mounts of which stand-ins are copies, at STAND_IN_FD and the descriptors behind it: the filesystem in whose place they are is
+ * one for all of its mounts, too. */
+static struct {
+	char name[24];
+	uint64_t attributes;
+} kept[FIRST_FREE_FD - STAND_IN_FD];
+
+#define KEPT (sizeof kept / sizeof kept[0])
+
+static long copy_of(long mount)
+{
+	return sys(open_tree, mount, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+}
+
+/* A copy of `mount`, which is kept; or `mount` itself where detached mounts cannot be copied (before Linux 6.15). */
+static long keep(long mount, const char *name, uint64_t attributes)
+{
+	static unsigned next;
+	size_t size = text_size(name) + 1;
+	long copy = size > 1 && size <= sizeof kept[0].name ? copy_of(mount) : -1;
+
+	if (copy < 0 || sys(dup3, mount, STAND_IN_FD + next, O_CLOEXEC) < 0)
+		return mount;
+	memcpy(kept[next].name, name, size);
+	kept[next].attributes = attributes;
+	next = (next + 1) % KEPT;
+	return copy;
+}
+
+/* A copy of one that was kept with other attributes. */
+static long change(unsigned number, const char *name, uint64_t attributes)
+{
+	long copy = copy_of(STAND_IN_FD + number);
+	long error = copy < 0 ? copy : context_change(copy, attributes);
+
+	return error ? error : keep(copy, name, attributes);
+}
+
+long make_stand_in(const struct call *call, uint64_t attributes)
+{
+	const char *name = call->text[AGENT_TEXT_TYPE];
+	unsigned i, same_name = KEPT;
+	long mount;
+
+	attributes |= MOUNT_ATTR_RDONLY;
+	for (i = 0; i < KEPT; i++) {
+		if (!*name || !text_equal(kept[i].name, name))
+			continue;
+		if (kept[i].attributes == attributes)
+			return copy_of(STAND_IN_FD + i);
+		same_name = i;
+	}
+	if (same_name < KEPT)
+		return change(same_name, name, attributes);
+	mount = new_stand_in(call, attributes);
+	return mount < 0 ? mount : keep(mount, name, attributes);
 }
 
 long act_stand_in(struct call *call)

@@ -15,6 +15,27 @@
 #include <linux/sched.h>
 #include <linux/stat.h>
 
+/* The mount namespace that we are in, and whether our root directory is that namespace's. */
+static enum { HOST, HOME, ASTRAY } standing;
+
+static long back_to_host(void)
+{
+	long error = sys(setns, HOST_MNTNS_FD, CLONE_NEWNS);
+
+	standing = HOST;
+	return error;
+}
+
+long path_begin(const struct agent_request *request)
+{
+	return standing == HOME && !(request->flags & AGENT_AT_HOME) ? back_to_host() : 0;
+}
+
+long path_leave(const struct agent_request *request)
+{
+	return request->flags & AGENT_AT_HOME && standing != ASTRAY ? 0 : back_to_host();
+}
+
 static long stand_at_root(const struct call *call)
 {
 	long error = sys(fchdir, call->fd[AGENT_FD_ROOT]);
@@ -42,6 +63,31 @@ static long walk(const struct call *call, int base, const char *path, uint32_t f
 	return fd;
 }
 
+#define ATTEMPTS 16
+
+/* As `walk` from the root directory for who has not entered it; only for absolute paths. EAGAIN says that the tree changed while
+ * ".." was followed; who has to walk through magic links enters the root after all. */
+static long walk_in_root(const struct call *call, const char *path, uint32_t flags)
+{
+	struct open_how how = {
+		.flags = O_PATH | O_CLOEXEC | (flags & PATH_NOFOLLOW ? O_NOFOLLOW : 0),
+		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+	};
+	long fd, error;
+	int i;
+
+	for (i = 0; i < ATTEMPTS; i++) {
+		fd = sys(openat2, call->fd[AGENT_FD_ROOT], path, &how, sizeof how);
+		if (fd != -EAGAIN)
+			break;
+	}
+	if (fd != -EAGAIN && fd != -ELOOP && fd != -ENOENT)
+		return fd;
+	standing = ASTRAY;
+	error = stand_at_root(call);
+	return error ? error : walk(call, call->fd[AGENT_FD_ROOT], path, flags);
+}
+
 struct inside {
 	const struct call *call;
 	const char *path;
@@ -64,10 +110,21 @@ static int walk_inside(void *argument)
 	return 0;
 }
 
+static long enter_home(void)
+{
+	long error = standing == HOME ? 0 : sys(setns, HOME_MNTNS_FD, CLONE_NEWNS);
+
+	if (!error)
+		standing = HOME;
+	return error;
+}
+
 long path_enter(struct call *call)
 {
 	long error = creds_of_tracee(call->request);
 
+	if (!error && call->request->flags & AGENT_AT_HOME)
+		return enter_home();
 	if (!error)
 		error = sys(setns, call->fd[AGENT_FD_MNTNS], CLONE_NEWNS);
 	if (error)
@@ -87,7 +144,12 @@ long path_open(const struct call *call, int base, const char *path, uint32_t fla
 	if (base < 0)
 		base = call->fd[AGENT_FD_ROOT];
 	inside.base = base;
-	fd = call->denied ? -EACCES : walk(call, base, path, flags);
+	if (call->denied)
+		fd = -EACCES;
+	else if (call->request->flags & AGENT_AT_HOME)
+		fd = walk_in_root(call, path, flags);
+	else
+		fd = walk(call, base, path, flags);
 	if (fd != -EACCES || call->fd[AGENT_FD_USERNS] < 0)
 		return fd;
 	error = sys_run_child(walk_inside, &inside);

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define AGENT_WIRE_VERSION 6
+#define AGENT_WIRE_VERSION 7
 #define AGENT_TEXT_MAX 32768
 #define AGENT_GROUPS_MAX 32
 #define AGENT_TAKEN_MAX 200     /* SCM_MAX_FD is 253 */
@@ -26,6 +26,7 @@ enum agent_op {
 	AGENT_MOUNT_ID = 4,      /* value = STATX_MNT_ID of the mount root at PATH; EINVAL when it is no mount's root */
 	AGENT_SETHOSTNAME = 5,   /* DATA, in the UTS namespace of fd UTSNS */
 	AGENT_SETDOMAINNAME = 6,
+	AGENT_HOME = 7,          /* keeps MNTNS and USERNS, the container's own, for requests with AGENT_AT_HOME */
 	/* The new mount API; agent_newmount.c. Descriptors that an action gives come with its reply. */
 	AGENT_FSOPEN = 16,       /* gives a context of TYPE, of the tracee's own namespaces; with AGENT_TWIN one of ours, too */
 	AGENT_OVERLAY_OPTION = 17, /* KEY and VALUE (absent: a flag), or the directory BASE, for the overlay CONTEXT of ours */
@@ -80,6 +81,8 @@ enum agent_text {
 #define AGENT_TWIN 4u            /* FSOPEN: a second context, with our rights, which is never the tracee's */
 #define AGENT_OURS 8u            /* FSMOUNT: the superblock is of our making: nodev, locked */
 #define AGENT_DESCRIPTOR 16u     /* *_XATTR: BASE itself is meant, as by the f-calls, and not what it is a path to */
+#define AGENT_AT_HOME 32u        /* STAND_IN: MNTNS and USERNS are those of HOME and do not come along; PATH is absolute */
+#define AGENT_NO_ID 64u          /* nobody needs the value of an action that mounts */
 
 struct agent_request {
 	uint32_t version;            /* AGENT_WIRE_VERSION */

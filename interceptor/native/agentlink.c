@@ -132,6 +132,7 @@ static int changes_something(const struct agent_request *request)
 	switch (request->op) {
 	case AGENT_PING:
 	case AGENT_MOUNT_ID:
+	case AGENT_HOME:
 	case AGENT_FSOPEN:
 	case AGENT_FSMOUNT:
 	case AGENT_OPEN_ROOT:

@@ -39,6 +39,8 @@ LOCK_COVERS: int = _lib.AGENT_LOCK_COVERS
 TWIN: int = _lib.AGENT_TWIN
 OURS: int = _lib.AGENT_OURS
 DESCRIPTOR: int = _lib.AGENT_DESCRIPTOR
+AT_HOME: int = _lib.AGENT_AT_HOME
+NO_ID: int = _lib.AGENT_NO_ID
 
 PING: int = _lib.AGENT_PING
 MOUNT: int = _lib.AGENT_MOUNT
@@ -47,6 +49,7 @@ OVERLAY: int = _lib.AGENT_OVERLAY
 MOUNT_ID: int = _lib.AGENT_MOUNT_ID
 SETHOSTNAME: int = _lib.AGENT_SETHOSTNAME
 SETDOMAINNAME: int = _lib.AGENT_SETDOMAINNAME
+HOME: int = _lib.AGENT_HOME
 MAKE_NODE: int = _lib.AGENT_MAKE_NODE
 FSOPEN: int = _lib.AGENT_FSOPEN
 OVERLAY_OPTION: int = _lib.AGENT_OVERLAY_OPTION
@@ -227,10 +230,21 @@ class Link:
         self._socket: int = started.socket
         self._reply = _ffi.new("struct agent_reply *")
         self._cookie = 0
+        self.at_home = False
+        """It knows the container's own namespaces (AGENT_HOME)."""
         self._ending = threading.Lock()
         self._keeper = keeper
         if keeper is not None:
             keeper.keep(AGENT, str(self.pid), self._socket)
+
+    @property
+    def socket(self) -> int:
+        """The descriptor; -1 after `hang_up`."""
+        return self._socket
+
+    def adopt(self, cookie: int) -> None:
+        """Somebody else has sent a request with that cookie: `wait` is for its reply."""
+        self._cookie = cookie
 
     def call(self, request: Request) -> Reply | None:
         """The reply; None when there is none yet after PATIENCE_MS: go on with `wait`.
@@ -283,6 +297,37 @@ class Link:
                 self._keeper.drop(AGENT, str(self.pid))
             os.close(self._socket)
             self._socket = -1
+
+
+class Slot:
+    """A place where one idle link lies for whoever comes first: the pool, or a session in C (shortcut.h)."""
+
+    def __init__(self) -> None:
+        self.c = _ffi.new("struct ic_slot *", {"socket": -1, "cpu": -1})
+        self.link: Link | None = None
+        """Whose place it is, also while C has it. The pool's to change, under its lock."""
+
+    def offer(self, link: Link) -> None:
+        """Lays `link` down; nothing may lie here."""
+        self.link = link
+        self.c.pid, self.c.cpu = link.pid, -1
+        _lib.ic_slot_put(self.c, link.socket)
+
+    def take(self) -> Link | None:
+        """The link, now the caller's; None while C has it, or nothing is here."""
+        if _lib.ic_slot_take(self.c) < 0:
+            return None
+        _lib.ic_slot_unbind(self.c)
+        return self.forget()
+
+    def forget(self) -> Link | None:
+        """C has given it over."""
+        link, self.link = self.link, None
+        return link
+
+    def want(self, *, wanted: bool) -> None:
+        """Whether C is to say when it puts the link back."""
+        _lib.ic_slot_want(self.c, wanted)
 
 
 def _readable(fd: int, timeout_ms: int) -> bool:

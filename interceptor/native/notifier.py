@@ -41,6 +41,11 @@ _HITS: int = lib.IC_HITS
 _TEXT: int = lib.IC_TEXT
 FULL: int = lib.IC_FULL
 """`Receiver.next` received nothing: `Notifier.collect` first."""
+UNTAKEN: int = lib.IC_UNTAKEN
+SLOW: int = lib.IC_SLOW
+LOST: int = lib.IC_LOST
+WANTED: int = lib.IC_WANTED
+"""What `Receiver.next` says of the agent that C used (notify.h)."""
 UNREAD = 32
 """How many times a session's hits are collected before somebody has to read them, or loses the oldest: some thirty
 thousand calls."""
@@ -146,6 +151,22 @@ class Notifier:
         """For one thread; `slot` holds what it is to finish."""
         return Receiver(self._session, self._reserved, slot or self._slot())
 
+    def parked(self, more: int) -> None:
+        """So many more calls of this session are carried out elsewhere. Under a lock of the caller's."""
+        self._session.parked += more
+
+    def made(self, call: Sequence[int], text: bytes) -> int:
+        """STATX_MNT_ID of the mount that an earlier self of a call made; 0: none.
+
+        `call` is thread, architecture, number, instruction pointer and registers; `text` its strings, each with its NUL,
+        in the order in which they are copied.
+        """
+        return int(lib.ic_made_find(self._session, _made_key(call, text)))
+
+    def remember(self, call: Sequence[int], text: bytes, mount_id: int, seconds: float) -> None:
+        """A mount was made for a call, whose answer may not have been heard."""
+        lib.ic_made_put(self._session, _made_key(call, text), mount_id, int(seconds * 1e9))
+
     def answer(self, notification_id: int, verdict: Verdict) -> None:
         """Sends one answer. NotificationGone when the tracee no longer waits."""
         if isinstance(verdict, AddFd):
@@ -188,10 +209,10 @@ class Notifier:
         rule = self._rule(c.rule) if noted is None and looked is None else ""
         ending = next((i.ending(looked) for i in self._looks if looked in i.numbers), None) if looked is not None else None
         verdict = None if c.flags & _NOBODY else read_wire_form(c.value, c.error, c.flags)
-        comm, *texts = text[c.text : c.text + c.text_length].split(b"\0")
+        comm, texts = read_texts(text[c.text : c.text + c.text_length])
         return Hit(
             c.time + since_epoch, c.tid, c.arch, c.nr, tuple(ffi.unpack(c.args, 6)), rule, noted, ending, verdict,
-            c.nanoseconds, comm.decode("utf-8", "replace"), tuple(piece + b"\0" for piece in texts[:-1]),
+            c.nanoseconds, comm, texts,
         )  # fmt: skip
 
     def _rule(self, number: int) -> str:
@@ -204,6 +225,13 @@ class Notifier:
         if fd >= 0:
             lib.ic_session_end(self._session)
             os.close(fd)
+
+
+def _made_key(call: Sequence[int], text: bytes) -> int:
+    tid, arch, number, ip, *registers = call
+    c = ffi.new("struct ic_notification *")
+    c.tid, c.key, c.ip, c.args = tid, arch << 32 | number, ip, registers
+    return int(lib.ic_made_key(c, text, len(text)))
 
 
 def _each(hits: bytes) -> Iterator[Any]:
@@ -220,7 +248,7 @@ class Receiver:
 
     __slots__ = ("_memory", "c", "next", "out", "slot")
 
-    def __init__(self, session: object, memory: Reserved, slot: Slot | None = None) -> None:
+    def __init__(self, session: Any, memory: Reserved, slot: Slot | None = None) -> None:
         self.c = session
         self._memory = memory
         self.slot = slot
@@ -240,6 +268,16 @@ class Receiver:
         """The last one received."""
         out = self.out
         return Notification(out.id, out.tid, out.arch, out.nr, out.ip, tuple(ffi.unpack(out.args, 6)))
+
+    def handed(self) -> tuple[str, tuple[bytes, ...]]:
+        """The tracee's name and the strings of the last one received, when it came with SLOW or LOST."""
+        return read_texts(bytes(ffi.buffer(self.c.handed, self.c.handed_length)))
+
+
+def read_texts(text: bytes) -> tuple[str, tuple[bytes, ...]]:
+    """The thread's name, and the strings of the call, each with its NUL (ic_hit.text)."""
+    comm, *texts = text.split(b"\0")
+    return comm.decode("utf-8", "replace"), tuple(piece + b"\0" for piece in texts[:-1])
 
 
 def ended(result: int) -> bool:

@@ -1,7 +1,6 @@
 #include "notify.h"
 #include "journal.h"
 #include "pin.h"
-#include "shortcut.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -10,6 +10,8 @@
 
 #include <stdint.h>
 
+#include "shortcut.h"
+
 #define IC_CONDITIONS 4
 #define IC_HITS 1024        /* a power of two: calls answered without ceremony, remembered per session for the trace */
 #define IC_TEXT 32768       /* a power of two: bytes of their strings */
@@ -26,6 +28,11 @@ enum ic_next {
 	IC_MISS = 0,         /* Python decides */
 	IC_FULL = 1,         /* nothing was received: more hits can only be remembered once somebody took these */
 	IC_ANSWERED = 2,     /* only from ic_look() to ic_next() */
+	/* About the agent of the shortcut's slot. In the first three cases the call in `out` is not answered yet. */
+	IC_UNTAKEN = 3,      /* it has ended before it took the call: a miss otherwise */
+	IC_SLOW = 4,         /* it has taken the call, with its id for a cookie, and has not answered yet; see `handed` */
+	IC_LOST = 5,         /* it has taken the call and ended; see `handed` */
+	IC_WANTED = 6,       /* it is back, and somebody waits for it; nothing was received */
 };
 
 struct ic_condition {
@@ -107,6 +114,10 @@ struct ic_session {
 	struct ic_table *table; /* replaced with ic_session_table(); the caller keeps old ones until the session ended */
 	struct ic_shortcut *shortcut; /* null: whatever the table says is to be looked at is a miss; replaced likewise */
 	struct ic_task task[IC_TASKS];
+	struct ic_made made[IC_MADE];
+	uint32_t parked;        /* calls of this session that are being carried out elsewhere */
+	uint32_t handed_length; /* of the strings, as in ic_hit, that a call had which is handed over with IC_SLOW or IC_LOST */
+	char handed[IC_TEXT_MAX + 16];
 	uint64_t hit_count;
 	uint64_t hits_taken;    /* the reader's, as the next but one; between taken and count the ring is full */
 	uint64_t text_count;    /* bytes of text that were ever remembered */

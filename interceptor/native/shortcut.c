@@ -1,11 +1,13 @@
-#include "shortcut.h"
 #include "notify.h"
+#include "agentlink.h"
 #include "pin.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -153,6 +155,268 @@ static const struct ic_type *type_of(const struct ic_shortcut *shortcut, const c
 	return found ? found : &shortcut->type[shortcut->types - 1];
 }
 
+int ic_slot_take(struct ic_slot *slot)
+{
+	return __atomic_exchange_n(&slot->socket, -1, __ATOMIC_SEQ_CST);
+}
+
+int ic_slot_put(struct ic_slot *slot, int socket)
+{
+	__atomic_store_n(&slot->socket, socket, __ATOMIC_SEQ_CST);
+	return __atomic_load_n(&slot->wanted, __ATOMIC_SEQ_CST);
+}
+
+void ic_slot_want(struct ic_slot *slot, int wanted)
+{
+	__atomic_store_n(&slot->wanted, wanted, __ATOMIC_SEQ_CST);
+}
+
+/* The tracee wakes us on its processor and sleeps (SYNC_WAKE_UP); when the agent is woken there, too, the three take turns on
+ * one. A socket would rather wake it on another that is idle, which takes several times as long as what it does. */
+static void bind_here(struct ic_slot *slot)
+{
+	int cpu = sched_getcpu();
+	cpu_set_t only;
+
+	if (cpu < 0 || cpu == slot->cpu || cpu >= CPU_SETSIZE)
+		return;
+	CPU_ZERO(&only);
+	CPU_SET(cpu, &only);
+	sched_setaffinity(slot->pid, sizeof only, &only);
+	slot->cpu = cpu;
+}
+
+void ic_slot_unbind(struct ic_slot *slot)
+{
+	cpu_set_t all;
+
+	if (slot->cpu < 0)
+		return;
+	memset(&all, 0xff, sizeof all);
+	sched_setaffinity(slot->pid, sizeof all, &all);
+	slot->cpu = -1;
+}
+
+#define PRIME 0x100000001b3u /* FNV-1a: whoever makes two of its own calls look alike may lose one of its own mounts */
+
+static uint64_t digest(uint64_t sum, const void *data, size_t size)
+{
+	for (const unsigned char *byte = data; size--; byte++)
+		sum = (sum ^ *byte) * PRIME;
+	return sum;
+}
+
+uint64_t ic_made_key(const struct ic_notification *call, const char *text, uint32_t length)
+{
+	uint64_t sum = 0xcbf29ce484222325u;
+
+	sum = digest(sum, &call->tid, sizeof call->tid);
+	sum = digest(sum, &call->key, sizeof call->key);
+	sum = digest(sum, &call->ip, sizeof call->ip);
+	sum = digest(sum, call->args, sizeof call->args);
+	sum = digest(sum, text, length);
+	return sum ? sum : 1;
+}
+
+static uint64_t clock_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t ic_made_find(const struct ic_session *session, uint64_t key)
+{
+	const struct ic_made *made = &session->made[key % IC_MADE];
+
+	return made->call == key && clock_now() < made->expires ? made->mount : 0;
+}
+
+void ic_made_put(struct ic_session *session, uint64_t key, uint64_t mount, uint64_t nanoseconds)
+{
+	session->made[key % IC_MADE] = (struct ic_made){key, mount, clock_now() + nanoseconds, 0};
+}
+
+#define PATIENCE 3          /* after so many attempts that a signal interrupted, a call is carried through (dispatch.py) */
+#define MEMORY 5000000000u  /* ns for which it is remembered which mount was made for a call that was answered … */
+#define KEPT 60000000000u   /* … and for one whose tracee was gone */
+
+/* Nothing was done, because a signal came first. */
+static void interrupted(struct ic_session *session, uint64_t key)
+{
+	struct ic_made *made = &session->made[key % IC_MADE];
+
+	if (made->call != key)
+		*made = (struct ic_made){.call = key};
+	made->attempts++;
+}
+
+static int carry_through(struct ic_session *session, uint64_t key)
+{
+	const struct ic_made *made = &session->made[key % IC_MADE];
+
+	return made->call == key && made->attempts >= PATIENCE;
+}
+
+/* The inode of a namespace of the pinned task; 0: it is gone. */
+static uint64_t namespace(struct ic_session *session, uint32_t tid, const char *name)
+{
+	const struct ic_task *task = &session->task[tid % IC_TASKS];
+	struct stat st;
+
+	return task->tid == tid && task->proc && fstatat((int)task->proc - 1, name, &st, 0) == 0 ? st.st_ino : 0;
+}
+
+/* The plain subject: the container's root, in the container's own user and mount namespace, with the capability that mounting
+ * needs and with the one that makes its groups irrelevant (tracee.py). Its root directory, O_PATH; -1: somebody else. */
+static int plain_subject(struct ic_session *session, const struct ic_shortcut *shortcut, const struct ic_notification *call,
+			 uint64_t *capabilities)
+{
+	const uint64_t needed = 1ull << CAP_SYS_ADMIN | 1ull << CAP_DAC_OVERRIDE;
+	int root = task_below(session, call->tid, "root", O_PATH);
+	struct stat st;
+
+	if (root < 0)
+		return -1;
+	*capabilities = ic_pin_effective(call->tid);
+	if ((*capabilities & needed) == needed && namespace(session, call->tid, "ns/mnt") == shortcut->mount_namespace &&
+	    namespace(session, call->tid, "ns/user") == shortcut->user_namespace &&
+	    fstat((int)session->task[call->tid % IC_TASKS].proc - 1, &st) == 0 && st.st_uid == shortcut->first_id &&
+	    ic_id_valid(session->notifier, call->id) == 0)
+		return root;
+	close(root);
+	return -1;
+}
+
+/* Paths whose meaning depends on who walks them (Tracee.anchor), and such as do not start at the root, are not plain. */
+static int plain_path(const char *path)
+{
+	if (*path != '/')
+		return 0;
+	path += strspn(path, "/");
+	return strncmp(path, "proc/", 5) && strncmp(path, "dev/", 4);
+}
+
+struct action {
+	struct agent_request request;
+	char text[2 * STRING_MAX];
+};
+
+static uint32_t add_text(struct action *action, uint32_t used, enum agent_text kind, const char *text)
+{
+	size_t size = strlen(text) + 1;
+
+	memcpy(action->text + used, text, size);
+	action->request.texts |= 1u << kind;
+	return used + (uint32_t)size;
+}
+
+static void fill(struct action *action, const struct ic_shortcut *shortcut, const struct ic_notification *call, const char *type,
+		 const char *target)
+{
+	struct agent_request *request = &action->request;
+	uint32_t used;
+
+	memset(request, 0, sizeof *request);
+	request->version = AGENT_WIRE_VERSION;
+	request->op = AGENT_STAND_IN;
+	request->cookie = call->id;
+	request->flags = AGENT_AT_HOME | (shortcut->restarts ? 0 : AGENT_NO_ID);
+	request->fds = 1u << AGENT_FD_ROOT;
+	request->mount_flags = argument(call, 3);
+	request->fsuid = request->root_uid = shortcut->first_id;
+	request->fsgid = request->root_gid = shortcut->first_id;
+	request->id_count = shortcut->id_count;
+	request->deadline_ms = shortcut->deadline_ms;
+	used = add_text(action, 0, AGENT_TEXT_PATH, target);
+	request->text_length = add_text(action, used, AGENT_TEXT_TYPE, type);
+}
+
+static void hand_over(struct ic_session *session, const char *comm, const struct strings *strings)
+{
+	uint32_t name = (uint32_t)strlen(comm) + 1;
+
+	memcpy(session->handed, comm, name);
+	memcpy(session->handed + name, strings->text, strings->length);
+	session->handed_length = name + strings->length;
+}
+
+/* The agent has answered: so do we. */
+static void settle(struct ic_session *session, const struct ic_shortcut *shortcut, const struct ic_notification *call, uint64_t key,
+		   const struct agent_reply *reply, const struct strings *strings, uint32_t ending)
+{
+	const char *comm = task_comm(session, call);
+	int gone = reply->outcome == AGENT_GONE, sent;
+
+	if (gone) {
+		if (shortcut->restarts)
+			interrupted(session, key);
+		ic_remember(session, call, IC_LOOKED | ending, 0, 0, IC_NOBODY, comm, strings->text, strings->length);
+		return;
+	}
+	sent = ic_answer(session->notifier, call->id, 0, reply->error, 0);
+	if (shortcut->restarts && !reply->error)
+		ic_made_put(session, key, (uint64_t)reply->value, sent ? KEPT : MEMORY);
+	ic_remember(session, call, IC_LOOKED | ending, 0, reply->error, 0, comm, strings->text, strings->length);
+}
+
+/* Sends the request and waits a moment for its reply; descriptors in the order of enum agent_fd. */
+static int exchange(struct ic_session *session, const struct ic_shortcut *shortcut, struct action *action, int socket, int root,
+		    const struct ic_notification *call, uint64_t key, struct agent_reply *reply)
+{
+	int fds[] = {session->notifier, root}, first = 1;
+
+	if (!shortcut->restarts || !carry_through(session, key)) {
+		action->request.notification = call->id;
+		action->request.fds |= 1u << AGENT_FD_NOTIFIER;
+		first = 0;
+	}
+	if (shortcut->restarts)
+		action->request.unless_mount = ic_made_find(session, key);
+	bind_here(shortcut->slot);
+	return ic_agent_call(socket, (uint32_t)shortcut->slot->pid, action, sizeof action->request + action->request.text_length,
+			     fds + first, 2u - (unsigned)first, reply);
+}
+
+static int stand_in(struct ic_session *session, const struct ic_shortcut *shortcut, const struct ic_notification *call,
+		    const struct strings *strings, const char *target, const struct ic_type *type)
+{
+	struct action action;
+	struct agent_reply reply;
+	uint64_t key;
+	int root, socket, result;
+
+	/* What runs elsewhere may be an earlier self of this call, and who runs it knows what to do then. */
+	if (!plain_path(target) || (shortcut->restarts && __atomic_load_n(&session->parked, __ATOMIC_ACQUIRE)))
+		return IC_MISS;
+	fill(&action, shortcut, call, strings->at[0], target);
+	root = plain_subject(session, shortcut, call, &action.request.capabilities);
+	if (root < 0)
+		return IC_MISS;
+	socket = ic_slot_take(shortcut->slot);
+	if (socket < 0) {
+		close(root);
+		return IC_MISS;
+	}
+	key = shortcut->restarts ? ic_made_key(call, strings->text, strings->length) : 0;
+	result = exchange(session, shortcut, &action, socket, root, call, key, &reply);
+	close(root);
+	if (result == 1) {
+		int wanted = ic_slot_put(shortcut->slot, socket);
+
+		if (reply.outcome != AGENT_DONE && reply.outcome != AGENT_GONE)
+			return IC_MISS; /* nothing was done, and Python knows what it wants */
+		settle(session, shortcut, call, key, &reply, strings, type->ending);
+		return wanted ? IC_WANTED : IC_ANSWERED;
+	}
+	ic_slot_unbind(shortcut->slot);
+	if (result == -EPIPE)
+		return IC_UNTAKEN;
+	hand_over(session, task_comm(session, call), strings);
+	return result == 0 ? IC_SLOW : IC_LOST;
+}
+
 static int look_mount(struct ic_session *session, const struct ic_shortcut *shortcut, const struct ic_notification *call)
 {
 	enum { TYPE, SOURCE, DATA, TARGET };
@@ -167,6 +431,8 @@ static int look_mount(struct ic_session *session, const struct ic_shortcut *shor
 	type = type_of(shortcut, strings.at[TYPE]);
 	if (type->action == IC_TYPE_CONTINUE)
 		return to_kernel(session, call, &strings, type->ending);
+	if (type->action == IC_TYPE_STAND_IN)
+		return stand_in(session, shortcut, call, &strings, strings.at[TARGET], type);
 	return IC_MISS;
 }
 

@@ -9,6 +9,15 @@
 
 #include <stdint.h>
 
+/* A place where one idle agent of the container's lies, for whoever comes first: the pool, or a session in C. Whoever takes
+ * `socket` away has the agent for itself. All fields but the first and the last are that owner's. */
+struct ic_slot {
+	int socket;          /* -1: nothing is here */
+	int pid;
+	int cpu;             /* to which the agent is bound; -1: to none */
+	int wanted;          /* somebody waits for an agent: who puts one back tells the pool */
+};
+
 struct ic_session;
 struct ic_notification;
 
@@ -17,6 +26,7 @@ enum ic_look { IC_LOOK_MOUNT = 1, IC_LOOK_UMOUNT = 2 };
 enum ic_type_action {
 	IC_TYPE_ASK = 0,      /* the handler */
 	IC_TYPE_CONTINUE = 1, /* the kernel, with what the tracee has itself */
+	IC_TYPE_STAND_IN = 2, /* the agent, for the container's root in the container's own namespaces */
 };
 
 #define IC_TYPE_NAME 32
@@ -34,7 +44,38 @@ struct ic_shortcut {
 	uint32_t unmounted;  /* the ending of an umount2(2) that is the kernel's */
 	const struct ic_type *type;
 	const uint64_t *immutable; /* STATX_MNT_ID of mounts that the handler is asked about, ascending */
+	uint64_t mount_namespace;  /* st_ino of init's */
+	uint64_t user_namespace;
+	uint32_t first_id, id_count;
+	uint32_t deadline_ms;
+	uint32_t restarts;   /* a signal interrupts calls, which then come again: no WAIT_KILLABLE_RECV */
+	struct ic_slot *slot;
 };
+
+/* The agent in `slot`, for the caller alone: its socket, or -1. */
+int ic_slot_take(struct ic_slot *slot);
+/* 1: somebody waits for it. */
+int ic_slot_put(struct ic_slot *slot, int socket);
+/* Whether somebody waits from now on. */
+void ic_slot_want(struct ic_slot *slot, int wanted);
+/* Lets the agent that was taken run on any processor again. */
+void ic_slot_unbind(struct ic_slot *slot);
+
+#define IC_MADE 64
+
+/* A mount that was made for a call, should a signal interrupt the call before its answer is heard. */
+struct ic_made {
+	uint64_t call;       /* ic_made_key(); 0: empty */
+	uint64_t mount;      /* STATX_MNT_ID; 0: none was made */
+	uint64_t expires;    /* CLOCK_MONOTONIC, ns */
+	uint32_t attempts;   /* how often it was interrupted before anything was done */
+};
+
+/* What a restarted call shares with its earlier self: thread, place in the program, registers, and its strings as in ic_hit. */
+uint64_t ic_made_key(const struct ic_notification *call, const char *text, uint32_t length);
+/* The mount that was made for the call, or 0. */
+uint64_t ic_made_find(const struct ic_session *session, uint64_t key);
+void ic_made_put(struct ic_session *session, uint64_t key, uint64_t mount, uint64_t nanoseconds);
 
 /* IC_ANSWERED, or what ic_next() is to return. */
 int ic_look(struct ic_session *session, const struct ic_notification *call, enum ic_look what);

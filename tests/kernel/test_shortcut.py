@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import whole
+from support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,10 +23,18 @@ pytestmark = [
 ]
 
 
+DATA = {"destination": "/data", "type": "tmpfs", "source": "data", "options": ["rw"]}
+
+
 @pytest.fixture(scope="module")
-def box() -> Iterator[whole.Box]:
-    with whole.host("runc") as host:
-        yield host.box(mounts=[{"destination": "/data", "type": "tmpfs", "source": "data", "options": ["rw"]}])
+def host() -> Iterator[whole.Host]:
+    with whole.host("runc") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def box(host: whole.Host) -> whole.Box:
+    return host.box(mounts=[DATA])
 
 
 def test_every_call_is_traced_with_its_arguments(box: whole.Box) -> None:
@@ -71,11 +83,125 @@ def test_failures_are_the_kernels(box: whole.Box, script: str, error: str) -> No
     assert error in ours.stderr.lower()
 
 
+MOUNT = ("mount", "-t", "debugfs", "-o", "nosuid,noexec", "here", "/mnt")
+
+
+@pytest.fixture
+def fresh(host: whole.Host) -> Iterator[whole.Box]:
+    """A container that nobody else has."""
+    made = host.box()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def agent(fresh: whole.Box) -> int:
+    """The pid of the one agent that it has."""
+    before = agents(fresh.host)
+    fresh.sh("mount -t debugfs x /mnt; umount /mnt")
+    (pid,) = agents(fresh.host) - before
+    return pid
+
+
+def agents(host: whole.Host) -> set[int]:
+    return {
+        int(status.parent.name)
+        for status in Path("/proc").glob("[0-9]*/status")
+        if (known := text(status)).startswith("Name:\tagent\n") and f"PPid:\t{host.supervisor.pid}\n" in known
+    }
+
+
+def text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_a_stand_in_takes_flags_and_is_traced(fresh: whole.Box, agent: int) -> None:
+    for _ in range(2):
+        assert fresh.exec(*MOUNT).returncode == 0
+        assert "debugfs /mnt tmpfs ro,nosuid,noexec,relatime" in fresh.sh("cat /proc/mounts; umount /mnt")
+    last = fresh.trace("--syscall", "mount")[-1]
+    assert (last["how"], last["comm"], last["args"]["source"]) == ("emulated", "mount", "here")
+    assert last["rule"].startswith("default.yaml:")
+    assert Path(f"/proc/{agent}").exists()
+
+
+def test_a_filesystem_is_one_for_all_of_its_mounts(box: whole.Box) -> None:
+    """As debugfs is: twice at one place is refused, twice at two is not."""
+    assert box.exec(*MOUNT).returncode == 0
+    try:
+        again = box.exec(*MOUNT)
+        assert "busy" in again.stderr.lower()
+        table = box.sh("mount -t debugfs -o nodev x /probe; cat /proc/self/mountinfo; umount /probe")
+        rows = {row.split()[4]: row.split()[2] for row in table.splitlines()}
+        assert rows["/probe"] == rows["/mnt"]
+    finally:
+        box.sh("umount /mnt")
+
+
+def test_an_agent_that_takes_long_is_waited_for_and_holds_nobody_up(fresh: whole.Box, agent: int) -> None:
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        slow = subprocess.Popen(
+            fresh.host.command(whole.ENTRY, "--root", fresh.host.directory / "oci", "exec", fresh.id, *MOUNT),
+            env=fresh.host.environment, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for(lambda: described(fresh)["parked"] == 1, "the call is parked", within=5)
+        fresh.sh("mount -t tmpfs x /tmp; umount /tmp; mount -t debugfs x /tmp; umount /tmp")
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    assert slow.wait(10) == 0
+    wait_for(lambda: described(fresh)["parked"] == 0, "its place is free", within=5)
+    assert " /mnt tmpfs ro,nosuid,noexec" in fresh.sh("cat /proc/mounts; umount /mnt")
+    slowest = max(fresh.trace("--syscall", "mount")[-3:], key=lambda e: float(e["micros"]))
+    assert (slowest["args"]["target"], slowest["how"], slowest["comm"]) == ("/mnt", "emulated", "mount")
+
+
+def test_an_agent_that_dies_meanwhile_is_a_fault_of_ours_and_the_next_works(fresh: whole.Box, agent: int) -> None:
+    os.kill(agent, signal.SIGSTOP)
+    slow = subprocess.Popen(
+        fresh.host.command(whole.ENTRY, "--root", fresh.host.directory / "oci", "exec", fresh.id, *MOUNT),
+        env=fresh.host.environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: described(fresh)["parked"] == 1, "the call is parked", within=5)
+    os.kill(agent, signal.SIGKILL)
+    _, said = slow.communicate(timeout=10)
+    assert "i/o error" in said.lower() or "input/output error" in said.lower()
+    assert fresh.trace("--syscall", "mount")[-1]["how"] == "failed"
+    assert fresh.exec(*MOUNT).returncode == 0
+    fresh.sh("umount /mnt")
+
+
+def test_an_agent_that_died_before_is_replaced(fresh: whole.Box, agent: int) -> None:
+    os.kill(agent, signal.SIGKILL)
+    for _ in range(2):
+        assert fresh.exec(*MOUNT).returncode == 0
+        fresh.sh("umount /mnt")
+    wait_for(lambda: not Path(f"/proc/{agent}").exists(), "the dead one is reaped", within=5)
+
+
+def test_who_is_not_the_containers_root_gets_what_the_kernel_gives(fresh: whole.Box, agent: int) -> None:
+    refused = fresh.exec(*MOUNT, user="1000:1000")
+    assert "permission denied" in refused.stderr.lower()
+    refused = fresh.host.box("engine").exec(*MOUNT)  # root without CAP_SYS_ADMIN
+    assert "permission denied" in refused.stderr.lower()
+    nested = fresh.exec("unshare", "-Urm", *MOUNT)
+    assert nested.returncode == 0, "the nested namespace is its own"
+    assert " /mnt " not in fresh.sh("cat /proc/mounts")
+    refused = fresh.exec("unshare", "-Ur", *MOUNT)
+    assert "permission denied" in refused.stderr.lower()
+    assert Path(f"/proc/{agent}").exists()
+
+
 def test_a_storm_of_calls_loses_none(box: whole.Box) -> None:
-    before = box.host.interceptor("ps", "--json")
+    before = described(box)["calls"]
     box.sh("i=0; while [ $i -lt 2000 ]; do mount -t tmpfs x /mnt && umount /mnt; i=$((i+1)); done", timeout=120)
-    assert calls(box, box.host.interceptor("ps", "--json")) - calls(box, before) >= 4000
+    assert described(box)["calls"] - before >= 4000
 
 
-def calls(box: whole.Box, text: str) -> int:
-    return next(int(container["calls"]) for container in json.loads(text) if container["id"] == box.id)
+def described(box: whole.Box) -> dict[str, Any]:
+    """What `interceptor ps` says of it."""
+    containers: list[dict[str, Any]] = json.loads(box.host.interceptor("ps", "--json"))
+    return next(container for container in containers if container["id"] == box.id)

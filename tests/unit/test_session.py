@@ -88,6 +88,9 @@ class Script:
     def look(self, looks: Any) -> None:
         pass
 
+    def parked(self, more: int) -> None:
+        assert more in {1, -1}
+
     def hits(self) -> tuple[list[Any], int]:
         return [], 0
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from interceptor.native._native import ffi, lib
+from support.fakes import IDS, MOUNT_NAMESPACE, USER_NAMESPACE, container
 from support.policy_rows import policy
 
 from interceptor import registry, shortcut
 from interceptor.args import Arch
 from interceptor.handlers.mount import ANOTHER_MOUNT, NOUSER, PROPAGATION
+from interceptor.native.agentlink import Slot
 from interceptor.native.looks import Looks
 from interceptor.registry import Look
-from interceptor.shortcut import LOOKS, NAME_MAX, Ending, Type
+from interceptor.shortcut import LOOKS, NAME_MAX, Type
 from interceptor.stanza import Action, RegisterTest
 from interceptor.trace.record import How
 
@@ -26,8 +29,6 @@ FILESYSTEMS = (
 
 
 def test_numbers_are_those_of_c() -> None:
-    from interceptor.native._native import lib  # noqa: PLC0415 - beside what it is compared with
-
     assert {Look.MOUNT: lib.IC_LOOK_MOUNT, Look.UMOUNT: lib.IC_LOOK_UMOUNT} == LOOKS
     assert lib.IC_TYPE_NAME == NAME_MAX + 1
 
@@ -35,7 +36,9 @@ def test_numbers_are_those_of_c() -> None:
 def test_only_types_that_are_the_kernels_need_no_handler(tmp_path: Path) -> None:
     plan = shortcut.plan(ROWS, policy(tmp_path, FILESYSTEMS))
     assert [row.name for row in plan.types] == ["debugfs", "nfs", "proc", "tmpfs", ""]
-    assert [row.name for row in plan.types if row.ending] == ["tmpfs", ""]
+    assert {row.name: row.ending.how for row in plan.types if row.ending} == {
+        "debugfs": How.EMULATED, "tmpfs": How.CONTINUED, "": How.CONTINUED
+    }  # fmt: skip
     ending = plan.types[-1].ending
     assert ending is not None
     assert (ending.how, ending.why) == (How.CONTINUED, "the kernel mounts it with what the tracee has itself")
@@ -79,8 +82,20 @@ def test_rules_that_need_more_than_registers_are_asked_first(tmp_path: Path, rul
 
 def test_what_c_is_given(tmp_path: Path) -> None:
     plan = shortcut.plan(ROWS, policy(tmp_path, FILESYSTEMS))
-    looks = Looks(plan, {30, 10, 20})
+    looks = Looks(plan, container(immutable=frozenset({30, 10, 20})), Slot(), 5500)
     assert [looks.c.immutable[i] for i in range(looks.c.immutables)] == [10, 20, 30]
     assert looks.ending(looks.c.unmounted) == plan.unmounted
     assert looks.ending(looks.c.type[looks.c.types - 1].ending) == plan.types[-1].ending
-    assert isinstance(plan.types[-1].ending, Ending)
+    actions = {ffi.string(row.name).decode(): row.action for row in looks.c.type[0 : looks.c.types]}
+    asked, kernels, stand_in = lib.IC_TYPE_ASK, lib.IC_TYPE_CONTINUE, lib.IC_TYPE_STAND_IN
+    assert actions == {"debugfs": stand_in, "nfs": asked, "proc": asked, "tmpfs": kernels, "": kernels}
+    assert (looks.c.mount_namespace, looks.c.user_namespace) == (MOUNT_NAMESPACE, USER_NAMESPACE)
+    assert (looks.c.first_id, looks.c.id_count) == (IDS.first, IDS.size)
+    assert (looks.c.deadline_ms, looks.c.restarts) == (5500, 1)
+
+
+def test_nobody_is_looked_after_whose_policy_has_no_immutable_mounts(tmp_path: Path) -> None:
+    plan = shortcut.plan(ROWS, policy(tmp_path, FILESYSTEMS + "immutable-mounts: false\n"))
+    looks = Looks(plan, container(immutable=frozenset({30})))
+    assert looks.c.immutables == 0
+    assert {row.action for row in looks.c.type[0 : looks.c.types]} == {lib.IC_TYPE_ASK, lib.IC_TYPE_CONTINUE}

@@ -179,7 +179,7 @@ def test_raw_descriptors_are_closed_in_native_only() -> None:
 
 
 WHERE_SOMETHING_ENDS = {
-    "interceptor/dispatch.py": {"Dispatcher.answer"},  # an operation: one intercepted call
+    "interceptor/dispatch.py": {"Dispatcher._guard"},  # an operation: one intercepted call
     "interceptor/session.py": {"Session._run", "Worker.receive"},  # a session; a pure handler, asked again below
     "interceptor/control.py": {"Control._operate", "Control._serve_one", "_run_undo"},  # an operation; a connection
     "runtime/dockercp.py": {"_Engine._run"},  # an engine's watcher
