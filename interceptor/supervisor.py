@@ -6,6 +6,7 @@ trio is the control plane: both sockets, container lifetimes, trace readers. No 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import socket
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from interceptor import registry, shortcut
+from interceptor import registry, shortcut, succession
 from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
 from interceptor.client import program
@@ -337,8 +338,10 @@ class Service:
                         nursery.start_soon(self._end_when_idle, control, self._idle)
             if self._for_good:
                 self._keeper.let_go()
+        log.info("supervisor ended", for_good=self._for_good)
+        if not self._for_good:  # as SIGKILL would: sessions and agents are in the middle of something
+            os._exit(0)
         self._supervisor.close()
-        log.info("supervisor ended")
 
     def _listen(
         self, stack: ExitStack, kind: str, path: Path, socket_kind: socket.SocketKind
@@ -377,7 +380,7 @@ class Service:
     def _operations(self) -> dict[str, Operation]:
         operations: dict[str, Operation] = {
             "ping": _ping, "ps": self._ps, "shutdown": self._shutdown, "explain": self._explain,
-            "reload": self._reload,
+            "reload": self._reload, "restart": self._restart,
         }  # fmt: skip
         for plugin in self._plugins:
             operations.update(plugin.start(self._supervisor))
@@ -408,6 +411,18 @@ class Service:
             )
         request.afterwards.append(self._scope.cancel)
         return {}
+
+    def _restart(self, request: Request) -> Mapping[str, Any]:
+        """Lets another process go on, which reads program, policies and configuration anew; all is checked before."""
+        if not self._keeper.exists:
+            raise InterceptorError("this supervisor has no keeper, which could start another: end it, and start it again")
+        following = succession.wanted(request.body.get("program"))
+        request.afterwards += [partial(self._keeper.succeed, following), self._hand_over]
+        return {"pid": os.getpid()}
+
+    def _hand_over(self) -> None:
+        self._for_good = False
+        self._scope.cancel()
 
     async def _trace(self, body: Mapping[str, Any], send: stream.Send) -> None:
         self._supervisor.drain()
@@ -443,7 +458,7 @@ class Service:
 
 
 def _ping(_request: Request) -> Mapping[str, Any]:
-    return {"pid": os.getpid(), "version": version("interceptor")}
+    return {"pid": os.getpid(), "version": version("interceptor"), "program": succession.own_program()}
 
 
 def _load_plugins() -> list[Plugin]:
@@ -463,11 +478,22 @@ def prepare(directory: Path, patience: float = 0) -> int:
     return lock
 
 
+def could_serve() -> int:
+    """``interceptor supervise --check``: reads what a supervisor reads as it starts, and says which version it is."""
+    load_all(search_path(os.environ))
+    registry.load()
+    _load_plugins()
+    print(json.dumps(succession.about()))  # noqa: T201 - for succession.wanted()
+    return 0
+
+
 def main(arguments: argparse.Namespace) -> int:
     """``interceptor supervise``: serves in the foreground. `arguments`: spawned, ready_fd, keeper_fd, idle,
     log_format.
     """
     configure(arguments.log_format)
+    if arguments.check:
+        return could_serve()
     directory = run_directory()
     prepare(directory, 0 if arguments.keeper_fd is None else LOCK_PATIENCE)
     keeper = Keeper(arguments.keeper_fd)

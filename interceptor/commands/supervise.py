@@ -16,6 +16,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idle", type=_seconds, default=60.0, metavar="SECONDS", help="that idle time (default: %(default)g)"
     )
+    parser.add_argument("--check", action="store_true", help="only say whether it could: policies, plugins, versions")
     parser.add_argument("--ready-fd", type=_fd, metavar="N", help="write one byte to descriptor N once it serves")
     parser.add_argument("--keeper-fd", type=_fd, metavar="N", help="the socket to the keeper that started it")
     parser.add_argument("--log-format", choices=("console", "json"), default="console", help="default: %(default)s")

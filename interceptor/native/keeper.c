@@ -10,6 +10,7 @@
  *
  * The link is a SOCK_SEQPACKET pair; a message is a letter, then kind NUL key NUL note. From the supervisor:
  *   K keep the descriptor that came along; what had its kind and key is replaced   D drop   R it serves   B let go at its end
+ *   P its end is meant, and this program (empty: the same) comes next; should that not serve in time, the former does
  * to the supervisor:
  *   E a descriptor, which the keeper keeps as well   . everything that an earlier one left has been said
  * Connections to what has the kind "listener" are accepted here and handed over under kind "connection", so that no moment
@@ -42,6 +43,7 @@
 #define FAILURES_MAX 10     /* then a start is tried only now and then, and each failure told to everybody */
 #define SETTLED_MS 500      /* who served for so long did not fail at start */
 #define LOCK_MS 10000       /* for the keeper before us to end */
+#define TRIAL_MS 3000       /* for a new program to serve */
 
 struct held {
 	char *name; /* kind NUL key NUL note NUL */
@@ -59,6 +61,9 @@ static struct {
 	int64_t served, next;    /* when it said that it serves, or 0; when to start the next one; ms */
 	int64_t deaf;            /* listeners are left alone until then: no descriptor was free */
 	unsigned failures;
+	char program[PATH_MAX], former[PATH_MAX];
+	enum { NO_TRIAL, ANNOUNCED, TRIED } trial;
+	int64_t trial_end;
 } keeper = {.link = -1, .pidfd = -1, .ready = -1};
 
 static int64_t now(void)
@@ -198,10 +203,17 @@ static void obey(const char *message, int fd)
 		drop(message + 1);
 	if (message[0] == 'R' && !keeper.served) {
 		keeper.served = now();
+		keeper.trial = NO_TRIAL;
 		manager_tell("READY=1\n", -1);
 	}
 	if (message[0] == 'B')
 		keeper.bye = true;
+	if (message[0] == 'P') {
+		keeper.trial = ANNOUNCED;
+		memcpy(keeper.former, keeper.program, sizeof keeper.former);
+		if (message[1] && strlen(message + 1) < sizeof keeper.program)
+			strcpy(keeper.program, message + 1);
+	}
 	if (fd >= 0)
 		close(fd);
 }
@@ -268,11 +280,9 @@ static void failed_start(void)
 
 static void start_supervisor(void)
 {
-	static char program[PATH_MAX];
 	int pair[2];
-	const char *found = *program ? NULL : find_interceptor();
-	if (found)
-		snprintf(program, sizeof program, "%s", found);
+	keeper.trial = keeper.trial == ANNOUNCED ? TRIED : NO_TRIAL;
+	keeper.trial_end = keeper.trial == TRIED ? now() + TRIAL_MS : INT64_MAX;
 	keeper.served = 0;
 	keeper.greeted = keeper.bye = false;
 	keeper.ours = true;
@@ -282,7 +292,7 @@ static void start_supervisor(void)
 		return;
 	}
 	if (keeper.supervisor == 0)
-		become_supervisor(program, pair[1]);
+		become_supervisor(keeper.program, pair[1]);
 	close(pair[1]);
 	if (keeper.ready >= 0)
 		close(keeper.ready);
@@ -316,9 +326,12 @@ static void supervisor_ended(void)
 	say(false, "supervisor %d ended (%s %d); %zu descriptors are held", keeper.supervisor, WIFSIGNALED(status) ? "signal" : "status",
 	    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), keeper.count);
 	keeper.next = 0;
-	if (settled)
+	if (keeper.trial == TRIED) {
+		say(true, "%s does not serve; back to %s", keeper.program, keeper.former);
+		memcpy(keeper.program, keeper.former, sizeof keeper.program);
+	} else if (settled)
 		keeper.failures = 0;
-	else
+	else if (keeper.trial == NO_TRIAL)
 		failed_start();
 }
 
@@ -337,7 +350,7 @@ static void handle_signals(void)
 
 static int wait_ms(bool deaf)
 {
-	int64_t until = keeper.next;
+	int64_t until = keeper.trial == TRIED && keeper.trial_end < keeper.next ? keeper.trial_end : keeper.next;
 	if (deaf && keeper.deaf < until)
 		until = keeper.deaf;
 	int64_t left = until - now();
@@ -373,6 +386,10 @@ static void turn(void)
 	else if (watched[2].revents & POLLHUP) { /* its descriptors are closed: it is about to end */
 		struct pollfd end = {.fd = keeper.pidfd, .events = POLLIN};
 		poll(&end, 1, 1000);
+	}
+	if (keeper.pidfd >= 0 && keeper.trial == TRIED && now() >= keeper.trial_end) {
+		syscall(SYS_pidfd_send_signal, keeper.pidfd, SIGKILL, NULL, 0);
+		keeper.trial_end = INT64_MAX;
 	}
 	if (keeper.pidfd < 0 && !keeper.ending && now() >= keeper.next)
 		start_supervisor();
@@ -453,6 +470,10 @@ int keep_main(int argc, char **argv)
 	understand(argc, argv);
 	lock();
 	prepare();
+	const char *program = find_interceptor();
+	if (!program)
+		fail("there is no program \"interceptor\" beside this one or in PATH");
+	snprintf(keeper.program, sizeof keeper.program, "%s", program);
 	manager_gives_back(keep);
 	if (keeper.supervisor > 0)
 		adopt();

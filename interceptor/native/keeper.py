@@ -106,6 +106,13 @@ class Keeper:
         with self._lock:
             self._send(b"B")
 
+    def succeed(self, program: str) -> None:
+        """Tells that the end of this process is meant, and that `program` ("": the same) is to go on with what is kept; should
+        that not serve within some seconds, the present one is started again.
+        """
+        with self._lock:
+            self._send(b"P" + program.encode() + b"\0")
+
     def take(self) -> Kept | None:
         """What the keeper accepted meanwhile; None when nothing is there now. EOFError when the keeper has ended."""
         assert self._link is not None  # noqa: S101 - fileno() was asked before
