@@ -141,6 +141,7 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
         "ids": _object({"size": _count(policy_grammar.ID_RANGE_MAX, base.id_range_size)}),
         "limits": _limits(base.limits),
         "mount": _object({"fuse": {"type": "object", "additionalProperties": {"type": "string"}, "description": FUSE}}),
+        "tests": {"type": "array", "items": _case(), "description": "What interceptor policy test tries"},
         "immutable-mounts": _flag(IMMUTABLE, default=base.immutable_mounts),
         "leaves": _flag(LEAVES, default=base.leaves),
     }
@@ -168,6 +169,20 @@ def _flag(description: str, *, default: bool) -> Schema:
 
 def _count(most: int, default: int) -> Schema:
     return {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+
+
+def _case() -> Schema:
+    caller: dict[str, Schema] = {
+        "uid": {"type": "integer", "minimum": 0}, "nested": {"type": "boolean"}, "inner": {"type": "boolean"},
+        "executable": {"type": "string"},
+    }  # fmt: skip
+    parts: dict[str, Schema] = {
+        "call": {"type": "string", "description": "As strace writes it"},
+        "expect": {"$ref": "#/$defs/decision"},
+        "caller": _object(caller),
+        "rung": {"enum": list(policy_grammar.RUNGS), "description": "Who answers"},
+    }
+    return _object(parts, "call", "expect")
 
 
 def _filesystem() -> Schema:

@@ -34,16 +34,17 @@ from interceptor.ports import Call, Namespace
 from interceptor.refusal import of_line
 from interceptor.stanza import Action
 from interceptor.trace.event import errno_name
-from interceptor.trace.record import How
+from interceptor.trace.record import REFUSED, How
 from interceptor.verdict import Fail, Return, Verdict
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from interceptor.args import Want
     from interceptor.calltext import CallText
     from interceptor.dispatch import Host
+    from interceptor.policy import Case
     from interceptor.ports import Cap
     from interceptor.registry import Syscall
 
@@ -111,6 +112,38 @@ def explained(body: Mapping[str, Any], policy: Policy, rows: Mapping[str, Syscal
         "result": verdict.value if isinstance(verdict, Return) else None, "why": found.why, "remedy": found.remedy,
         "asks": found.asks,
     }  # fmt: skip
+
+
+def try_cases(policy: Policy, rows: Mapping[str, Syscall]) -> Iterator[tuple[Case, str]]:
+    """The policy's own tests, each with what is otherwise than expected; empty when it holds."""
+    for case in policy.cases:
+        try:
+            found = explain(parse(case.call, rows), policy, Asker(case.caller))
+        except ConfigError as error:
+            yield case, str(error)
+            continue
+        got, wanted = gets(found), (case.expected.do, case.expected.errno)
+        if got != wanted:
+            yield case, f"expected {_words(*wanted)}, gets {_words(*got)} ({found.rung}, {found.rule or 'no rule'})"
+        elif case.rung and case.rung != found.rung:
+            yield case, f"expected of the {case.rung}, decided by the {found.rung} ({found.rule or 'no rule'})"
+        else:
+            yield case, ""
+
+
+def gets(found: Explanation) -> tuple[Do, int]:
+    """What a call gets, in the words of policies: whoever decides it."""
+    if found.how is How.PRETENDED or (found.how is How.TABLE and isinstance(found.verdict, Return)):
+        return Do.PRETEND, 0
+    if found.how in REFUSED or (found.how is How.TABLE and isinstance(found.verdict, Fail)):
+        return (Do.DENY, found.verdict.errno) if isinstance(found.verdict, Fail) else (found.do or Do.KILL, 0)
+    if not found.asks and (found.rung is Rung.KERNEL or found.how in (How.NATIVE, How.CONTINUED, How.TABLE)):
+        return Do.NATIVE, 0
+    return Do.EMULATE, 0
+
+
+def _words(do: Do, number: int) -> str:
+    return f"deny with {errno_name(number)}" if do is Do.DENY else str(do)
 
 
 def _of(body: Mapping[str, Any], name: str, kind: type[T], default: T) -> T:

@@ -245,6 +245,20 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """One of a policy's own tests: what a call is expected to get."""
+
+    place: str
+    """``file:line``."""
+    call: str
+    """As strace writes it."""
+    expected: Decision
+    caller: Caller
+    rung: str = ""
+    """Who answers (`explain.Rung`); empty: whoever does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """One resolved policy (its `extends` folded in)."""
 
@@ -270,6 +284,8 @@ class Policy:
     selectable: bool = False
     """A container may choose this policy by annotation or label."""
     match: Match | None = None
+    cases: tuple[Case, ...] = ()
+    """Of the file itself; not inherited."""
     _compiled: Mapping[str, tuple[tuple[Callable[[Any, Caller], bool], Decision], ...]] = field(
         init=False, repr=False, compare=False
     )

@@ -212,6 +212,7 @@ def _fold(order: Sequence[PolicyFile], optional: Iterable[str]) -> Policy:
         description=own.description,
         selectable=own.selectable,
         match=own.match,
+        cases=tuple(own.cases),
         default=default,
         rules=_rules(order, optional),
         filesystems={name: d for f in reversed(order) for name, d in f.filesystems.items()},

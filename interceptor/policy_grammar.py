@@ -15,12 +15,13 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from interceptor.args import Buffer, Field, Flags, Integer, Kind, String
 from interceptor.errors import PolicyError
 from interceptor.policy import (
     Caller,
+    Case,
     Condition,
     Decision,
     Do,
@@ -87,6 +88,7 @@ class PolicyFile:
     immutable_mounts: bool | None = None
     leaves: bool | None = None
     limits: Given = field(default_factory=dict)
+    cases: list[Case] = field(default_factory=list)
 
 
 def read_policy(data: bytes, origin: str, rows: Rows, problems: Problems, *, name: str, rank: int = 0) -> PolicyFile:
@@ -122,6 +124,7 @@ class _Reader:
             "ids": self._ids,
             "limits": self._limits,
             "mount": self._mount,
+            "tests": self._tests,
             "immutable-mounts": self._sets("immutable_mounts", truth),
             "leaves": self._sets("leaves", truth),
         }
@@ -167,9 +170,37 @@ class _Reader:
     def _filesystems(self, node: Node) -> None:
         for name, (place, value) in mapping(node, "filesystem type: what it gets").entries.items():
             with self.problems:
-                if not _FILESYSTEM.fullmatch(name):
+                if not FILESYSTEM.fullmatch(name):
                     raise PolicyError(str(place), f"{name!r} is no filesystem type, and not * for every other one")
                 self.file.filesystems[name] = filesystem_decision(value, place)
+
+    def _tests(self, node: Node) -> None:
+        self.file.cases = items(node, self._case, self.problems, "cases")
+
+    def _case(self, node: Node) -> Case:
+        found: dict[str, Any] = {"caller": Caller(uid=0)}
+        readers: dict[str, Callable[[Node], None]] = {
+            "call": lambda n: found.update(call=text(n, "a call, as strace writes it")),
+            "expect": lambda n: found.update(expected=decision(n)),
+            "caller": lambda n: found.update(caller=self._caller(n)),
+            "rung": lambda n: found.update(rung=choice(n, "rung", RUNGS)),
+        }
+        entries(node, "a case", readers, self.problems)
+        for key, name in (("call", "call"), ("expected", "expect")):
+            if key not in found:
+                raise PolicyError(str(node.place), f"a case without `{name}:`; it says what call is expected to get what")
+        return Case(place=node.place.rule, **found)
+
+    def _caller(self, node: Node) -> Caller:
+        found: dict[str, Any] = {"uid": 0}
+        readers: dict[str, Callable[[Node], None]] = {
+            "uid": lambda n: found.update(uid=integer(n, "a uid", 0, (1 << 32) - 1)),
+            "nested": lambda n: found.update(nested=truth(n)),
+            "inner": lambda n: found.update(inner=truth(n)),
+            "executable": lambda n: found.update(executable=text(n, "a path").encode()),
+        }
+        entries(node, "a caller", readers, self.problems)
+        return Caller(**found)
 
     def _seccomp(self, node: Node) -> None:
         def engine_profile(value: Node) -> None:
@@ -196,8 +227,10 @@ class _Reader:
 
 
 CAPABILITIES = ("all", "engine")
+RUNGS = ("kernel", "filter", "table", "handler")
+"""explain.Rung."""
 ID_RANGE_MAX = 1 << 31
-_FILESYSTEM = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+FILESYSTEM = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 def glob(node: Node) -> str:

@@ -5,7 +5,8 @@ place that decides each entry, with --compiled who answers what: the kernel, the
 `check` reads all files as the supervisor does, or FILEs as if they stood before the others, and reports every mistake as
 file:line:column. `schema` prints what editors want to know. `explain` says what would happen to a call. `reload` has the
 running supervisor read everything again (as does SIGHUP): with a mistake in any file nothing changes, otherwise the new
-rules decide from the next call on, of running containers too.
+rules decide from the next call on, of running containers too. `test` tries the cases that a file has under `tests`; `learn`
+prints the smallest policy that allows what a container did.
 """
 
 # ruff: noqa: T201 - printing is what a command does
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,8 @@ from interceptor.args import Arch
 from interceptor.commands import _supervisor, _table
 from interceptor.commands._policy_text import compiled, describe, explanation
 from interceptor.errors import ConfigError
-from interceptor.explain import explained
+from interceptor.explain import explained, try_cases
+from interceptor.learn import learn
 from interceptor.printable import printable
 from interceptor.reload import Change
 from interceptor.stanza import Drift
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
+    from interceptor.policy import Policy
     from interceptor.policy_file import PolicySet
 
 
@@ -42,6 +46,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="look for mistakes")
     check.add_argument("files", nargs="*", type=Path, metavar="FILE")
     actions.add_parser("schema", help="the JSON Schema of policy files, for editors")
+    test = actions.add_parser("test", help="try the cases that stand under `tests` in policy files")
+    test.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: all policies")
+    learn = actions.add_parser("learn", help="print the smallest policy that allows what a trace has seen")
+    learn.add_argument("of", metavar="CONTAINER|TRACE", help="a container, or a file (- is standard input) of trace --json")
+    learn.add_argument("--base", metavar="POLICY", help="for TRACE: the policy under which it was made (default: default)")
     reload = actions.add_parser("reload", help="have the running supervisor read all files again")
     reload.add_argument("--json", action="store_true", help="one JSON object a container (keys: docs/control.md)")
     explain = actions.add_parser("explain", help="what would happen to a call, by which rule, answered by whom")
@@ -138,6 +147,54 @@ def _reload(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _test(arguments: argparse.Namespace) -> int:
+    directories, rows = policy_file.search_path(os.environ), registry.load()
+    policies = [policy_file.check(file, directories) for file in arguments.files] or list(_load().policies.values())
+    tried = [(case, mistake) for policy in policies for case, mistake in try_cases(policy, rows)]
+    wrong = [(case, mistake) for case, mistake in tried if mistake]
+    for case, mistake in wrong:
+        print(printable(f"{case.place}: {case.call}: {mistake}"))
+    print(f"{len(tried) - len(wrong)} of {len(tried)} cases hold")
+    return 1 if wrong else 0
+
+
+def _learn(arguments: argparse.Namespace) -> int:
+    rows = registry.load()
+    events, base = _traced(arguments)
+    learned = learn(events, base, rows, arguments.of)
+    print(learned.text, end="")
+    if not learned.calls:
+        print("interceptor: no call with known arguments was seen", file=sys.stderr)
+    return 0
+
+
+def _traced(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Policy]:
+    """Events, and the policy under which they came about."""
+    policies = _load()
+    if arguments.of == "-" or Path(arguments.of).is_file():
+        text = sys.stdin.read() if arguments.of == "-" else Path(arguments.of).read_text(encoding="utf-8")
+        events = [_event(line, number) for number, line in enumerate(text.splitlines(), 1)]
+        return events, policies.get(arguments.base or "default")
+    with _supervisor.running("nothing was recorded") as supervisor:
+        containers = supervisor.call("ps")["containers"]
+        messages = list(supervisor.stream("trace", container=arguments.of, last=None, follow=False, calls=[], how=[]))
+    events = [event for message in messages for event in message.get("events", ())]
+    ids = {event["container"] for event in events}
+    name = next((c["policy"] for c in containers if c["id"] in ids), arguments.base or "default")
+    return events, policies.get(arguments.base or name)
+
+
+def _event(line: str, number: int) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"line {number} of the trace is no JSON ({error}); interceptor trace --json prints it") from None
+    if not isinstance(event, dict) or not {"call", "how", "arguments"} <= set(event):
+        raise ConfigError(f"line {number} of the trace is no event; interceptor trace --json prints them")
+    return event
+
+
 ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "list": _list, "show": _show, "check": _check, "schema": _schema, "explain": _explain, "reload": _reload,
+    "test": _test, "learn": _learn,
 }  # fmt: skip
