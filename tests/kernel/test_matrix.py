@@ -5,8 +5,8 @@ tests/data/matrix/FAMILY.txt, with one row for each probe:
 
     what               | host root | container root | with interceptor | why
 
-Every cell is compared, on runc and crun. A kernel that lacks what a probe asks for says so to host root; such a row is
-left out, aloud.
+Every cell is compared, on runc and crun; "EPERM or ok" is what differs between hosts. A kernel that lacks what a probe
+asks for says so to host root; such a row is left out, aloud.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ TABLES = Path(__file__).parent.parent / "data/matrix"
 FAMILIES = sorted(path.stem for path in TABLES.glob("*.txt"))
 POLICIES = {"xattr": "xattr", "chown": "chown"}
 """Family → the policy under which its last column was written; else the shipped default."""
+NATIVE = "bare"
+"""Whose container shows the kernel's own /proc and /sys; it is entered past the filter."""
 ABSENT = ("ENODEV", "ENOSYS", "EOPNOTSUPP")
 """What host root hears of something that this kernel was built without."""
 
@@ -76,14 +78,15 @@ def host(request: pytest.FixtureRequest) -> Iterator[whole.Host]:
 @pytest.fixture(scope="module")
 def boxes(host: whole.Host) -> dict[str, whole.Box]:
     """By policy."""
-    return {policy: host.box(policy) for policy in {whole.ALL, *POLICIES.values()}}
+    return {policy: host.box(policy) for policy in {whole.ALL, NATIVE, *POLICIES.values()}}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_cell(boxes: dict[str, whole.Box], family: str, record_property: pytest.RecordProperty) -> None:
     box = boxes[POLICIES.get(family, whole.ALL)]
-    program = box.probe(f"matrix_{family}")
-    native = box.unfiltered("sh", "-c", f"mkdir -p /data/native-{family} && exec {program} /data/native-{family}")
+    program, bare = box.probe(f"matrix_{family}"), boxes[NATIVE]
+    bare.probe(f"matrix_{family}")
+    native = bare.unfiltered("sh", "-c", f"mkdir -p /data/native-{family} && exec {program} /data/native-{family}")
     ours = box.exec("sh", "-c", f"mkdir -p /data/ours-{family} && exec {program} /data/ours-{family}")
     assert native.returncode == ours.returncode == 0, native.stderr + ours.stderr
     found = [on_the_host(family), answers(native.stdout), answers(ours.stdout)]
@@ -96,7 +99,7 @@ def test_every_cell(boxes: dict[str, whole.Box], family: str, record_property: p
         for row in rows
         if row.what not in absent
         for column, answer, cell in zip(Row._fields[1:], (f[row.what] for f in found), row[1:], strict=True)
-        if answer != cell
+        if answer not in cell.split(" or ")
     ]
     assert not different, "\n".join(different)
     assert not [event for event in box.trace() if event["how"] == "failed"]

@@ -25,6 +25,8 @@ TYPE(securityfs)
 TYPE(bpf)
 TYPE(hugetlbfs)
 TYPE(pstore)
+TYPE(fusectl)
+TYPE(binfmt_misc)
 TYPE(nonsense)
 
 /* Layers of an overlay, and the overlay. */
@@ -57,6 +59,47 @@ PROBE("overlay, a directory removed and made again")
 	MUST(rmdir("mnt/one"));
 	MUST(mkdir("mnt/one", 0755));
 	return access("mnt/one/two", F_OK) ? 0 : say("what was removed is back");
+}
+
+/* The same by descriptors: a detached mount of `type`. */
+static long detached(const char *type)
+{
+	long fd = syscall(SYS_fsopen, type, 0);
+
+	if (fd < 0)
+		return -1;
+	if (syscall(SYS_fsconfig, fd, 6 /* FSCONFIG_CMD_CREATE */, 0, 0, 0))
+		return say("create %s", strerrorname_np(errno));
+	fd = syscall(SYS_fsmount, fd, 0, 0);
+	return fd < 0 ? say("fsmount %s", strerrorname_np(errno)) : fd;
+}
+
+static long attach(const char *type)
+{
+	long fd = detached(type);
+
+	return fd <= 0 ? fd : syscall(SYS_move_mount, fd, "", AT_FDCWD, "mnt", 4 /* MOVE_MOUNT_F_EMPTY_PATH */);
+}
+
+PROBE("fsopen to move_mount: tmpfs") { return attach("tmpfs"); }
+PROBE("fsopen to move_mount: proc") { return attach("proc"); }
+PROBE("fsopen to move_mount: sysfs") { return attach("sysfs"); }
+
+PROBE("open_tree of a clone, attached")
+{
+	long fd = syscall(SYS_open_tree, AT_FDCWD, "/proc/sys", 1 /* OPEN_TREE_CLONE */);
+
+	return fd < 0 ? -1 : syscall(SYS_move_mount, fd, "", AT_FDCWD, "mnt", 4);
+}
+
+PROBE("mount_setattr read-only")
+{
+	struct {
+		unsigned long long set, clear, propagation, userns;
+	} attributes = {.set = 1 /* MOUNT_ATTR_RDONLY */};
+
+	MUST(mount("none", "mnt", "tmpfs", 0, 0));
+	return syscall(SYS_mount_setattr, AT_FDCWD, "mnt", 0, &attributes, sizeof attributes);
 }
 
 PROBE("bind")
