@@ -74,7 +74,7 @@ class Lifecycle:
         self._runtimes = Runtimes()
         self._lock = threading.Lock()
         self._copies = Watchers(lambda record: f"{places.container(record.id)}/rootfs")
-        self._procfs = Procfs()
+        self._procfs = Procfs(keeper=core.keeper)
         self._pending: dict[str, Pending] = {}
         self._creating: set[str] = set()
 
@@ -90,6 +90,16 @@ class Lifecycle:
                 self._expect(record, container)
             else:
                 self._copies.add(record)
+                self._take_over_leaves(record, container)
+        self._procfs.drop_others()
+
+    def _take_over_leaves(self, record: Record, container: Container) -> None:
+        if container.init_pid is None:
+            return
+        self._procfs.start()
+        namespace = process.mount_namespace(record.namespace) or removal.own_mount_namespace()
+        with namespace, in_mount_namespace(namespace.fileno()):
+            self._procfs.take_over(record, container.init_pid, self._host.places.container(record.id))
 
     def _expect(self, record: Record, container: Container) -> None:
         """An earlier supervisor died in the creation: the entry will say `resume`, or it is undone."""

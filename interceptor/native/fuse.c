@@ -21,6 +21,7 @@
 #define NODES_MAX 65536u
 #define BLOCK 65536u                 /* st_blksize: what stdio reads at once */
 #define EVENTS 64
+#define NOTIFY_RESEND 7              /* linux/fuse.h from 6.9 on: FUSE_NOTIFY_RESEND */
 #define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
 
 struct node {
@@ -563,21 +564,32 @@ static struct mount *slot(struct ic_fuse_server *server)
 	return &more[server->mount_count++];
 }
 
-static int add(struct ic_fuse_server *server, uint64_t name, int fd, int direct, uint32_t uid, uint32_t gid)
+static int listen_to(struct ic_fuse_server *server, const struct mount *mount)
+{
+	struct epoll_event event = {.events = EPOLLIN};
+
+	event.data.u64 = (uint64_t)mount->generation << 32 | (uint64_t)(mount - server->mounts);
+	return epoll_ctl(server->epoll, EPOLL_CTL_ADD, mount->fd, &event) ? -errno : 0;
+}
+
+static int add(struct ic_fuse_server *server, uint64_t name, int fd, int direct, uint32_t uid, uint32_t gid, int begin)
 {
 	struct mount *mount = named(server, name) ? 0 : slot(server);
-	struct epoll_event event = {.events = EPOLLIN};
 	uint32_t generation;
+	int error = 0;
 
 	if (!mount)
 		return named(server, name) ? -EEXIST : -ENOMEM;
 	generation = mount->generation + 1;
-	event.data.u64 = (uint64_t)generation << 32 | (uint64_t)(mount - server->mounts);
-	if (fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) || epoll_ctl(server->epoll, EPOLL_CTL_ADD, fd, &event))
+	if (fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK))
 		return -errno;
 	*mount = (struct mount){
 		.name = name, .fd = fd, .direct = direct, .used = 1, .uid = uid, .gid = gid, .generation = generation};
-	return 0;
+	if (begin)
+		error = listen_to(server, mount);
+	if (error)
+		*mount = (struct mount){.generation = generation};
+	return error;
 }
 
 int ic_fuse_add(struct ic_fuse_server *server, uint64_t mount, int fd, int direct, uint32_t uid, uint32_t gid)
@@ -585,7 +597,33 @@ int ic_fuse_add(struct ic_fuse_server *server, uint64_t mount, int fd, int direc
 	int error;
 
 	pthread_mutex_lock(&server->lock);
-	error = add(server, mount, fd, direct, uid, gid);
+	error = add(server, mount, fd, direct, uid, gid, 1);
+	pthread_mutex_unlock(&server->lock);
+	return error;
+}
+
+int ic_fuse_inherit(struct ic_fuse_server *server, uint64_t mount, int fd, int direct, uint32_t uid, uint32_t gid)
+{
+	int error;
+
+	pthread_mutex_lock(&server->lock);
+	error = add(server, mount, fd, direct, uid, gid, 0);
+	pthread_mutex_unlock(&server->lock);
+	return error;
+}
+
+int ic_fuse_begin(struct ic_fuse_server *server, uint64_t name)
+{
+	struct fuse_out_header resend = {.len = sizeof resend, .error = NOTIFY_RESEND};
+	struct mount *mount;
+	int error = -ENOENT;
+
+	pthread_mutex_lock(&server->lock);
+	mount = named(server, name);
+	if (mount && write(mount->fd, &resend, sizeof resend) < 0 && errno != EINVAL && errno != ENOSYS)
+		error = -errno;
+	else if (mount)
+		error = listen_to(server, mount);
 	pthread_mutex_unlock(&server->lock);
 	return error;
 }

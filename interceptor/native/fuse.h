@@ -48,6 +48,12 @@ void ic_fuse_stop(struct ic_fuse_server *server);
 /* Takes over `fd`, an open /dev/fuse that is (or will be) mounted. `mount` names it in the questions. Files belong to
  * `uid` and `gid` (host ids). 0, or a negative errno; then `fd` stays the caller's. */
 int ic_fuse_add(struct ic_fuse_server *server, uint64_t mount, int fd, int direct, uint32_t uid, uint32_t gid);
+/* The same for one that an earlier server left mounted; `fd` knows it still. Nothing is served before ic_fuse_begin(), so that
+ * its files can be told first. */
+int ic_fuse_inherit(struct ic_fuse_server *server, uint64_t mount, int fd, int direct, uint32_t uid, uint32_t gid);
+/* Serves it from now on, and first what the earlier server had taken and not answered (Linux 6.9: FUSE_NOTIFY_RESEND; before,
+ * whoever asked that waits until a signal comes). 0, or a negative errno. */
+int ic_fuse_begin(struct ic_fuse_server *server, uint64_t mount);
 /* Closes its descriptor; who still has it mounted gets ENOTCONN. */
 void ic_fuse_remove(struct ic_fuse_server *server, uint64_t mount);
 

@@ -18,8 +18,12 @@ from interceptor.native.fd import Fd
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from interceptor.ports import Keeper
+
 VALID_NS = 10_000_000
 """How long a snapshot is shown. With the kernel's rounding to its clock tick nobody sees one older than 20 ms."""
+KEPT = "fuse"
+"""The kind under which a keeper holds the device of a mount."""
 FIRST_NODE = 2
 """Inode numbers of files begin here; 1 is the directory."""
 
@@ -51,8 +55,18 @@ class Server:
         """Requests answered so far."""
         return int(lib.ic_fuse_requests(self._server))
 
-    def mount(self, source: Source, *, name: str, owner: tuple[int, int], direct: bool) -> Mount:
-        """A new superblock, detached. `name` is what mountinfo shows as its source; `owner` has host ids."""
+    def mount(
+        self,
+        source: Source,
+        *,
+        name: str,
+        owner: tuple[int, int],
+        direct: bool,
+        kept: tuple[Keeper, str] | None = None,
+    ) -> Mount:
+        """A new superblock, detached. `name` is what mountinfo shows as its source; `owner` has host ids. With `kept`, a
+        keeper and a key, it outlives this process: see `inherit`.
+        """
         with Fd(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)) as device:
             options = [
                 ("source", name), ("subtype", "interceptor"), ("fd", str(device.fileno())), ("rootmode", "40000"),
@@ -62,9 +76,25 @@ class Server:
             tree = mounts.fresh("fuse", options, attributes=attributes | (0 if direct else mounts.MOUNT_ATTR_RDONLY))
             number = _register(source)
             _check(lib.ic_fuse_add(self._server, number, device.fileno(), direct, *owner), f"serving {name}")
+            if kept is not None:
+                kept[0].keep(KEPT, kept[1], device.fileno())
             device.take()
         self._names.add(number)
-        return Mount(self, number, tree)
+        return Mount(self, number, tree, kept)
+
+    def inherit(
+        self, source: Source, fd: int, *, owner: tuple[int, int], direct: bool, kept: tuple[Keeper, str]
+    ) -> Mount:
+        """A mount that an earlier process served by `fd`, which is taken over. Nothing is served before `Mount.begin`."""
+        number = _register(source)
+        with Fd(fd) as device:
+            _check(lib.ic_fuse_inherit(self._server, number, device.fileno(), direct, *owner), f"serving {kept[1]}")
+            device.take()
+        self._names.add(number)
+        return Mount(self, number, None, kept)
+
+    def begin(self, number: int) -> None:
+        _check(lib.ic_fuse_begin(self._server, number), "serving an inherited mount")
 
     def close(self) -> None:
         """Ends every mount. Idempotent."""
@@ -85,12 +115,17 @@ class Server:
 
 
 class Mount:
-    """One superblock. `tree` is its detached mount, until somebody attaches it."""
+    """One superblock. `tree` is its detached mount, until somebody attaches it; None for an inherited one."""
 
-    def __init__(self, server: Server, number: int, tree: Fd) -> None:
+    def __init__(self, server: Server, number: int, tree: Fd | None, kept: tuple[Keeper, str] | None = None) -> None:
         self._server = server
         self._number = number
+        self._kept = kept
         self.tree = tree
+
+    def begin(self) -> None:
+        """Serves an inherited mount, whose files have been added."""
+        self._server.begin(self._number)
 
     def add(self, files: Iterable[tuple[int, str, int]]) -> None:
         """Files as (inode number, name, permission bits); those that exist stay."""
@@ -98,7 +133,10 @@ class Mount:
 
     def close(self) -> None:
         """Ends the connection: what is still mounted somewhere answers ENOTCONN. Idempotent."""
-        self.tree.close()
+        if self.tree is not None:
+            self.tree.close()
+        if self._kept is not None:
+            self._kept[0].drop(KEPT, self._kept[1])
         self._server.remove(self._number)
 
 

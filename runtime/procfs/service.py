@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
+from interceptor.errors import InterceptorError
 from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
 from runtime.procfs import attach, files, views
@@ -25,6 +26,7 @@ from runtime.procfs.table import leaves as all_leaves
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from interceptor.ports import Keeper
     from runtime.procfs.leaf import View
     from runtime.record import Record
 
@@ -56,7 +58,9 @@ class Served:
 class Procfs:
     """Gives containers their leaves. Methods may be called on any thread."""
 
-    def __init__(self, table: Sequence[Leaf] | None = None) -> None:
+    def __init__(self, table: Sequence[Leaf] | None = None, keeper: Keeper | None = None) -> None:
+        self._keeper = keeper
+        self._inherited = dict(keeper.inherited(fuse.KEPT)) if keeper else {}
         self._table = [leaf for leaf in (all_leaves() if table is None else table) if files.exists(leaf)]
         self._lock = threading.Lock()
         self._server: fuse.Server | None = None
@@ -78,6 +82,28 @@ class Procfs:
             with self._lock:
                 self._served[record.id] = served
             undo.pop_all()
+
+    def take_over(self, record: Record, pid: int, base: str) -> None:
+        """Goes on serving what an earlier supervisor gave; in the mount namespace where `base` is."""
+        if f"{record.id}/read" not in self._inherited:
+            return
+        with ExitStack() as undo:
+            try:
+                served = self._serve(record, pid, base, undo)
+            except (OSError, InterceptorError) as error:
+                log.error("the leaves of /proc are lost", container=record.id, error=str(error))
+                return
+            with self._lock:
+                self._served[record.id] = served
+            undo.pop_all()
+
+    def drop_others(self) -> None:
+        """What an earlier supervisor kept for containers that are gone."""
+        others, self._inherited = self._inherited, {}
+        for key, kept in others.items():
+            assert self._keeper is not None  # noqa: S101 - it gave them
+            self._keeper.drop(fuse.KEPT, key)
+            Fd(kept.fd).close()
 
     def forget(self, container_id: str) -> None:
         """The container is gone; its mounts answer ENOTCONN from now on, wherever somebody kept one. Idempotent."""
@@ -109,23 +135,37 @@ class Procfs:
         )
         computed, remembered = files.Computed(), files.Remembered(f"{base}/{WRITTEN}", view)
         top = f"{base}/{DIRECTORY}"
-        _make_directories(top)
         owner = (record.ids.first, record.ids.first)
+        _make_directories(top)
         for kind, source in (("read", computed), ("write", remembered)):
-            mount = self._running().mount(source, name="interceptor", owner=owner, direct=kind == "write")
+            mount = self._mount(f"{record.id}/{kind}", source, owner, direct=kind == "write")
             stack.callback(mount.close)
-            mounts.move_mount(mount.tree.fileno(), f"{top}/{kind}")
-            undo.callback(mounts.unmount, f"{top}/{kind}")
+            if mount.tree is not None:
+                mounts.move_mount(mount.tree.fileno(), f"{top}/{kind}")
+                undo.callback(mounts.unmount, f"{top}/{kind}")
             own = [leaf for leaf in self._table if _kind(leaf) == kind]
             mount.add(computed.add(0, view, own) if kind == "read" else remembered.add(own))
-        _write_constants(top, [leaf for leaf in self._table if _kind(leaf) == "file"], view, owner, undo)
+            if mount.tree is None:
+                mount.begin()
+        if not os.path.ismount(f"{top}/file"):
+            _write_constants(top, [leaf for leaf in self._table if _kind(leaf) == "file"], view, owner, undo)
         directory = stack.enter_context(Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
         return Served(view, computed, remembered, directory, namespace, root, stack.pop_all(), self._table)
 
 
+    def _mount(self, key: str, source: fuse.Source, owner: tuple[int, int], *, direct: bool) -> fuse.Mount:
+        """A new one, or that which an earlier supervisor left."""
+        inherited = self._inherited.pop(key, None)
+        kept = (self._keeper, key) if self._keeper is not None else None
+        if inherited is not None and kept is not None:
+            return self._running().inherit(source, inherited.fd, owner=owner, direct=direct, kept=kept)
+        return self._running().mount(source, name="interceptor", owner=owner, direct=direct, kept=kept)
+
+
 def _make_directories(top: str) -> None:
     for path in (top, *(f"{top}/{kind}" for kind in ("read", "write", "file"))):
-        os.mkdir(path, 0o711)
+        with suppress(FileExistsError):  # an earlier supervisor's
+            os.mkdir(path, 0o711)
 
 
 def _write_constants(top: str, leaves: Sequence[Leaf], view: View, owner: tuple[int, int], undo: ExitStack) -> None:

@@ -111,3 +111,21 @@ def test_containers_are_created_and_deleted_while_supervisors_are_killed(host: w
             assert box.sh("mount -t proc none /mnt && echo done") == "done\n"
             box.remove()
     assert host.interceptor("ps", "--json").strip() in ("", "[]")
+
+
+def test_leaves_of_proc_are_read_while_supervisors_are_killed(host: whole.Host) -> None:
+    box = host.box()
+    if "fuse" not in box.sh("cat /proc/self/mounts"):
+        pytest.skip("no leaves: this host has no FUSE")
+    script = """
+end=$(($(date +%s) + 6)) rounds=0
+while [ $(date +%s) -lt $end ]; do
+    cat /proc/meminfo /proc/uptime /proc/stat >/dev/null || exit 1
+    rounds=$((rounds + 1))
+done
+echo $rounds rounds
+"""
+    with killing(host, 1.5) as killed:
+        output = box.sh(script, timeout=60)
+    assert output.endswith("rounds\n")
+    assert killed

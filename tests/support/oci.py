@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from support.waiting import wait_for
 
 from interceptor.errors import InterceptorError
+from interceptor.native.keeper import Keeper
 from interceptor.policy import Policy
 from interceptor.ports import Request
 from runtime.config import HostConfig, Places
@@ -113,6 +114,7 @@ class FakeCore:
         self._containers: dict[str, Container] = {}
         self._policy = policy
         self.listener_path = "/nonexistent/seccomp.sock"
+        self.keeper = Keeper(None)
 
     @property
     def containers(self) -> Mapping[str, Container]:
