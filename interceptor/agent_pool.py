@@ -229,8 +229,7 @@ class AgentPool:
 
     def _release(self, link: Link) -> None:
         """`link` has answered and is free: for the first who waits, else for later."""
-        home = self.home()
-        if home is not None and not self._lives_at(link, home):
+        if not self._lives_at_home(link):
             self._lose(link)
             return
         now = time.monotonic()
@@ -242,7 +241,7 @@ class AgentPool:
             elif self._waiters:
                 self._serve(link)
                 return
-            elif home is not None and self.slot.link is None:
+            elif link.at_home and self.slot.link is None:
                 self.slot.offer(link)
                 surplus = self._surplus(now)
             else:
@@ -258,14 +257,16 @@ class AgentPool:
         self._busy.add(link)
         waiter.served.set()
 
-    def _lives_at(self, link: Link, home: Mapping[int, int]) -> bool:
-        """Tells `link` once where home is; False when it is of no use any more."""
-        if not link.at_home:
-            try:
-                reply = _exchange(link, Request(agentlink.HOME, home, {}), _Watch(self._limits.agent_deadline_ms, _nothing))
-            except (OSError, AgentError):
-                return False
-            link.at_home = reply.outcome == agentlink.DONE and not reply.error
+    def _lives_at_home(self, link: Link) -> bool:
+        """Tells `link` once where home is, as soon as that is known; False when it is of no use any more."""
+        home = None if link.at_home else self.home()
+        if home is None:
+            return True
+        try:
+            reply = _exchange(link, Request(agentlink.HOME, home, {}), _Watch(self._limits.agent_deadline_ms, _nothing))
+        except (OSError, AgentError):
+            return False
+        link.at_home = reply.outcome == agentlink.DONE and not reply.error
         return link.at_home
 
     def wanted(self) -> None:

@@ -228,6 +228,7 @@ class Link:
         self.pid: int = started.pid
         self._pidfd: int = started.pidfd
         self._socket: int = started.socket
+        self.c = started
         self._reply = _ffi.new("struct agent_reply *")
         self._cookie = 0
         self.at_home = False
@@ -236,11 +237,6 @@ class Link:
         self._keeper = keeper
         if keeper is not None:
             keeper.keep(AGENT, str(self.pid), self._socket)
-
-    @property
-    def socket(self) -> int:
-        """The descriptor; -1 after `hang_up`."""
-        return self._socket
 
     def adopt(self, cookie: int) -> None:
         """Somebody else has sent a request with that cookie: `wait` is for its reply."""
@@ -254,7 +250,7 @@ class Link:
         """
         self._cookie = next(_cookies)
         message, fds = pack(request, self._cookie)
-        return self._taken(_lib.ic_agent_call(self._socket, self.pid, message, len(message), fds, len(fds), self._reply))
+        return self._taken(_lib.ic_agent_call(self.c, message, len(message), fds, len(fds), self._reply))
 
     def wait(self, timeout_ms: int) -> Reply | None:
         """Goes on waiting for the reply of the last `call`."""
@@ -296,29 +292,25 @@ class Link:
             if self._keeper is not None:
                 self._keeper.drop(AGENT, str(self.pid))
             os.close(self._socket)
-            self._socket = -1
+            self._socket = self.c.socket = -1
 
 
 class Slot:
     """A place where one idle link lies for whoever comes first: the pool, or a session in C (shortcut.h)."""
 
     def __init__(self) -> None:
-        self.c = _ffi.new("struct ic_slot *", {"socket": -1, "cpu": -1})
+        self.c = _ffi.new("struct ic_slot *")
         self.link: Link | None = None
         """Whose place it is, also while C has it. The pool's to change, under its lock."""
 
     def offer(self, link: Link) -> None:
         """Lays `link` down; nothing may lie here."""
         self.link = link
-        self.c.pid, self.c.cpu = link.pid, -1
-        _lib.ic_slot_put(self.c, link.socket)
+        _lib.ic_slot_put(self.c, link.c)
 
     def take(self) -> Link | None:
         """The link, now the caller's; None while C has it, or nothing is here."""
-        if _lib.ic_slot_take(self.c) < 0:
-            return None
-        _lib.ic_slot_unbind(self.c)
-        return self.forget()
+        return self.forget() if _lib.ic_slot_take(self.c) else None
 
     def forget(self) -> Link | None:
         """C has given it over."""

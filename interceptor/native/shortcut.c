@@ -7,7 +7,6 @@
 #include <linux/capability.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -155,46 +154,20 @@ static const struct ic_type *type_of(const struct ic_shortcut *shortcut, const c
 	return found ? found : &shortcut->type[shortcut->types - 1];
 }
 
-int ic_slot_take(struct ic_slot *slot)
+struct ic_agent *ic_slot_take(struct ic_slot *slot)
 {
-	return __atomic_exchange_n(&slot->socket, -1, __ATOMIC_SEQ_CST);
+	return __atomic_exchange_n(&slot->agent, (struct ic_agent *)0, __ATOMIC_SEQ_CST);
 }
 
-int ic_slot_put(struct ic_slot *slot, int socket)
+int ic_slot_put(struct ic_slot *slot, struct ic_agent *agent)
 {
-	__atomic_store_n(&slot->socket, socket, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&slot->agent, agent, __ATOMIC_SEQ_CST);
 	return __atomic_load_n(&slot->wanted, __ATOMIC_SEQ_CST);
 }
 
 void ic_slot_want(struct ic_slot *slot, int wanted)
 {
 	__atomic_store_n(&slot->wanted, wanted, __ATOMIC_SEQ_CST);
-}
-
-/* The tracee wakes us on its processor and sleeps (SYNC_WAKE_UP); when the agent is woken there, too, the three take turns on
- * one. A socket would rather wake it on another that is idle, which takes several times as long as what it does. */
-static void bind_here(struct ic_slot *slot)
-{
-	int cpu = sched_getcpu();
-	cpu_set_t only;
-
-	if (cpu < 0 || cpu == slot->cpu || cpu >= CPU_SETSIZE)
-		return;
-	CPU_ZERO(&only);
-	CPU_SET(cpu, &only);
-	sched_setaffinity(slot->pid, sizeof only, &only);
-	slot->cpu = cpu;
-}
-
-void ic_slot_unbind(struct ic_slot *slot)
-{
-	cpu_set_t all;
-
-	if (slot->cpu < 0)
-		return;
-	memset(&all, 0xff, sizeof all);
-	sched_setaffinity(slot->pid, sizeof all, &all);
-	slot->cpu = -1;
 }
 
 #define PRIME 0x100000001b3u /* FNV-1a: whoever makes two of its own calls look alike may lose one of its own mounts */
@@ -362,7 +335,7 @@ static void settle(struct ic_session *session, const struct ic_shortcut *shortcu
 }
 
 /* Sends the request and waits a moment for its reply; descriptors in the order of enum agent_fd. */
-static int exchange(struct ic_session *session, const struct ic_shortcut *shortcut, struct action *action, int socket, int root,
+static int exchange(struct ic_session *session, const struct ic_shortcut *shortcut, struct action *action, struct ic_agent *agent, int root,
 		    const struct ic_notification *call, uint64_t key, struct agent_reply *reply)
 {
 	int fds[] = {session->notifier, root}, first = 1;
@@ -374,9 +347,8 @@ static int exchange(struct ic_session *session, const struct ic_shortcut *shortc
 	}
 	if (shortcut->restarts)
 		action->request.unless_mount = ic_made_find(session, key);
-	bind_here(shortcut->slot);
-	return ic_agent_call(socket, (uint32_t)shortcut->slot->pid, action, sizeof action->request + action->request.text_length,
-			     fds + first, 2u - (unsigned)first, reply);
+	return ic_agent_call(agent, action, sizeof action->request + action->request.text_length, fds + first, 2u - (unsigned)first,
+			     reply);
 }
 
 static int stand_in(struct ic_session *session, const struct ic_shortcut *shortcut, const struct ic_notification *call,
@@ -385,7 +357,8 @@ static int stand_in(struct ic_session *session, const struct ic_shortcut *shortc
 	struct action action;
 	struct agent_reply reply;
 	uint64_t key;
-	int root, socket, result;
+	struct ic_agent *agent;
+	int root, result;
 
 	/* What runs elsewhere may be an earlier self of this call, and who runs it knows what to do then. */
 	if (!plain_path(target) || (shortcut->restarts && __atomic_load_n(&session->parked, __ATOMIC_ACQUIRE)))
@@ -394,23 +367,22 @@ static int stand_in(struct ic_session *session, const struct ic_shortcut *shortc
 	root = plain_subject(session, shortcut, call, &action.request.capabilities);
 	if (root < 0)
 		return IC_MISS;
-	socket = ic_slot_take(shortcut->slot);
-	if (socket < 0) {
+	agent = ic_slot_take(shortcut->slot);
+	if (!agent) {
 		close(root);
 		return IC_MISS;
 	}
 	key = shortcut->restarts ? ic_made_key(call, strings->text, strings->length) : 0;
-	result = exchange(session, shortcut, &action, socket, root, call, key, &reply);
+	result = exchange(session, shortcut, &action, agent, root, call, key, &reply);
 	close(root);
 	if (result == 1) {
-		int wanted = ic_slot_put(shortcut->slot, socket);
+		int wanted = ic_slot_put(shortcut->slot, agent);
 
 		if (reply.outcome != AGENT_DONE && reply.outcome != AGENT_GONE)
 			return IC_MISS; /* nothing was done, and Python knows what it wants */
 		settle(session, shortcut, call, key, &reply, strings, type->ending);
 		return wanted ? IC_WANTED : IC_ANSWERED;
 	}
-	ic_slot_unbind(shortcut->slot);
 	if (result == -EPIPE)
 		return IC_UNTAKEN;
 	hand_over(session, task_comm(session, call), strings);

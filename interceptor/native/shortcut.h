@@ -9,12 +9,11 @@
 
 #include <stdint.h>
 
-/* A place where one idle agent of the container's lies, for whoever comes first: the pool, or a session in C. Whoever takes
- * `socket` away has the agent for itself. All fields but the first and the last are that owner's. */
+struct ic_agent;
+
+/* A place where one idle agent of the container's lies, for whoever comes first: the pool, or a session in C. */
 struct ic_slot {
-	int socket;          /* -1: nothing is here */
-	int pid;
-	int cpu;             /* to which the agent is bound; -1: to none */
+	struct ic_agent *agent; /* null: none is here. Whoever takes it away has it for itself */
 	int wanted;          /* somebody waits for an agent: who puts one back tells the pool */
 };
 
@@ -52,14 +51,12 @@ struct ic_shortcut {
 	struct ic_slot *slot;
 };
 
-/* The agent in `slot`, for the caller alone: its socket, or -1. */
-int ic_slot_take(struct ic_slot *slot);
+/* The agent in `slot`, for the caller alone, or null. */
+struct ic_agent *ic_slot_take(struct ic_slot *slot);
 /* 1: somebody waits for it. */
-int ic_slot_put(struct ic_slot *slot, int socket);
+int ic_slot_put(struct ic_slot *slot, struct ic_agent *agent);
 /* Whether somebody waits from now on. */
 void ic_slot_want(struct ic_slot *slot, int wanted);
-/* Lets the agent that was taken run on any processor again. */
-void ic_slot_unbind(struct ic_slot *slot);
 
 #define IC_MADE 64
 

@@ -182,7 +182,7 @@ def test_nothing_is_mounted_for_a_tracee_that_went_away(target: Target) -> None:
 
 def ask(link: agentlink.Link, message: bytes, fds: list[int]) -> tuple[int, int]:
     reply = ffi.new("struct agent_reply *")
-    return lib.ic_agent_call(link._socket, link.pid, message, len(message), fds, len(fds), reply), reply.outcome
+    return lib.ic_agent_call(link.c, message, len(message), fds, len(fds), reply), reply.outcome
 
 
 def test_malformed_requests_are_told_so_and_do_no_harm(target: Target) -> None:

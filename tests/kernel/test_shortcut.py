@@ -28,7 +28,8 @@ DATA = {"destination": "/data", "type": "tmpfs", "source": "data", "options": ["
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[whole.Host]:
-    with whole.host("runc") as made:
+    one_agent = "extends: [default]\nselectable: true\nlimits: {agents: 1}\n"
+    with whole.host("runc", policies={"one-agent": one_agent}) as made:
         yield made
 
 
@@ -180,6 +181,23 @@ def test_an_agent_that_died_before_is_replaced(fresh: whole.Box, agent: int) -> 
         assert fresh.exec(*MOUNT).returncode == 0
         fresh.sh("umount /mnt")
     wait_for(lambda: not Path(f"/proc/{agent}").exists(), "the dead one is reaped", within=5)
+
+
+def test_one_agent_serves_c_and_python_in_turn(host: whole.Host) -> None:
+    box = host.box("one-agent")
+    loop = "i=0; while [ $i -lt 300 ]; do mount -t {0} x {1} && umount {1} || exit 1; i=$((i+1)); done"
+    running = [
+        subprocess.Popen(
+            host.command(
+                whole.ENTRY, "--root", host.directory / "oci", "exec", box.id, "sh", "-c", loop.format(fstype, place)
+            ),
+            env=host.environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for fstype, place in (("debugfs", "/mnt"), ("proc", "/data"), ("tracefs", "/probe"))
+    ]  # fmt: skip
+    said = [process.communicate(timeout=60)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    assert described(box)["agents"] == 1
 
 
 def test_who_is_not_the_containers_root_gets_what_the_kernel_gives(fresh: whole.Box, agent: int) -> None:

@@ -36,6 +36,7 @@ class FakeLink:
     killed: bool = False
     immortal: bool = False
     hung_up: bool = False
+    at_home: bool = False
 
     @property
     def pid(self) -> int:
