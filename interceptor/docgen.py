@@ -197,7 +197,11 @@ def _decision(words: Iterable[Do | Mount], deny: str, description: str) -> Schem
 
 def _match() -> Schema:
     patterns = {"type": "object", "additionalProperties": {"$ref": "#/$defs/pattern"}}
-    parts: dict[str, Schema] = {"image": {"$ref": "#/$defs/patterns"}, "annotations": patterns, "labels": patterns}
+    names: Schema = {"$ref": "#/$defs/patterns"}
+    parts: dict[str, Schema] = {
+        "image": names, "annotations": patterns, "labels": patterns, "runtime": names, "namespace": names,
+        "pod-labels": patterns, "digest": _one_or_more({"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}),
+    }  # fmt: skip
     return {**_object(parts), "minProperties": 1, "description": "Containers that get this policy without asking"}
 
 

@@ -242,6 +242,28 @@ class Match:
     """(key, glob): all of them."""
     labels: tuple[tuple[str, str], ...] = ()
     """(key, glob): all of them."""
+    digest: tuple[str, ...] = ()
+    """``sha256:…`` of the image or of its manifest, one of which is the container's."""
+    runtime: tuple[str, ...] = ()
+    """Globs for the name of the OCI runtime underneath."""
+    namespace: tuple[str, ...] = ()
+    """Globs for the Kubernetes namespace."""
+    pod_labels: tuple[tuple[str, str], ...] = ()
+    """(key, glob) of the Kubernetes pod's labels: all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is known of a container when a policy is chosen for it."""
+
+    image: str | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    digests: frozenset[str] = frozenset()
+    """``sha256:…`` of the image's configuration (which engines call its id), its manifest, or its index."""
+    runtime: str = ""
+    namespace: str | None = None
+    pod_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,13 @@
 The order, from the strongest criterion on:
 
 1. more `annotations` conditions (who starts the container wrote them, for this container),
-2. more `labels` conditions,
-3. an image name without wildcards before one with wildcards before none,
-4. more characters in the image pattern that are not wildcards.
+2. more `labels` conditions, then more `pod-labels`,
+3. a `namespace` without wildcards before one with wildcards before none, then one with more characters that are not,
+4. a `digest`,
+5. an image name without wildcards before one with wildcards before none, then one with more characters that are not,
+6. the same of the `runtime`.
 
-Two matches that are equal in all four and that one container could satisfy both are a *tie*, an error when the files
+Two matches that are equal in all of these and that one container could satisfy both are a *tie*, an error when the files
 are loaded, never a surprise when a container starts.
 """
 
@@ -21,9 +23,9 @@ from typing import TYPE_CHECKING
 from interceptor.patterns import glob_test, is_glob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from interceptor.policy import Match, Policy
+    from interceptor.policy import Match, Policy, Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +37,52 @@ class Candidate:
     image: str | None
 
     @property
-    def specificity(self) -> tuple[int, int, int, int]:
+    def specificity(self) -> tuple[int, ...]:
         """Comparable; greater is more specific."""
-        image = self.image
-        kind = 0 if image is None else 1 if is_glob(image) else 2
-        return len(self.match.annotations), len(self.match.labels), kind, _literal_length(image or "")
+        match, image = self.match, self.image
+        return (
+            len(match.annotations), len(match.labels), len(match.pod_labels), *_closeness(match.namespace),
+            int(bool(match.digest)), *_closeness((image,) if image is not None else ()), *_closeness(match.runtime),
+        )  # fmt: skip
 
-    def holds(self, image: str | None, annotations: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-        if self.image is not None and (image is None or not image_matches(self.image, image)):
+    def holds(self, told: Told) -> bool:
+        match = self.match
+        if self.image is not None and (told.image is None or not image_matches(self.image, told.image)):
             return False
-        return _all_match(self.match.annotations, annotations) and _all_match(self.match.labels, labels)
+        if match.digest and told.digests.isdisjoint(match.digest):
+            return False
+        return (
+            _any_match(match.runtime, told.runtime)
+            and _any_match(match.namespace, told.namespace)
+            and _all_match(match.annotations, told.annotations)
+            and _all_match(match.labels, told.labels)
+            and _all_match(match.pod_labels, told.pod_labels)
+        )
 
     def overlaps(self, other: Candidate) -> bool:
-        """Whether one container could satisfy both."""
+        """Whether one container could satisfy both. An image may have several digests: they never exclude each other."""
+        mine, theirs = self.match, other.match
         return (
             _images_overlap(self.image, other.image)
-            and _pairs_overlap(self.match.annotations, other.match.annotations)
-            and _pairs_overlap(self.match.labels, other.match.labels)
+            and _any_overlap(mine.runtime, theirs.runtime)
+            and _any_overlap(mine.namespace, theirs.namespace)
+            and _pairs_overlap(mine.annotations, theirs.annotations)
+            and _pairs_overlap(mine.labels, theirs.labels)
+            and _pairs_overlap(mine.pod_labels, theirs.pod_labels)
         )
+
+
+def _closeness(patterns: Sequence[str]) -> tuple[int, int]:
+    """Of alternatives, by the loosest: (2: no wildcards, 1: some, 0: no patterns; characters that are no wildcards)."""
+    return min(((1 if is_glob(p) else 2, _literal_length(p)) for p in patterns), default=(0, 0))
+
+
+def _any_match(patterns: Sequence[str], value: str | None) -> bool:
+    return not patterns or (value is not None and any(glob_test(pattern)(value) for pattern in patterns))
+
+
+def _any_overlap(a: Sequence[str], b: Sequence[str]) -> bool:
+    return not a or not b or any(globs_overlap(x, y) for x in a for y in b)
 
 
 def candidates(policies: Iterable[Policy]) -> list[Candidate]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from interceptor import policy_choice, registry
 from interceptor.errors import ConfigError, PolicyError
-from interceptor.policy import OFF, Decision, Do, Policy, Rule
+from interceptor.policy import OFF, Decision, Do, Policy, Rule, Told
 from interceptor.policy_grammar import PolicyFile, Rows, read_policy
 from interceptor.policy_limits import limits_of
 from interceptor.strict_yaml import Place, Problems, unknown
@@ -51,17 +51,17 @@ class PolicySet:
             raise ConfigError(f"there is no policy {name!r}; there are: {', '.join(sorted(self.policies))}")
         return self.policies[name]
 
-    def choose(self, *, image: str | None, annotations: Mapping[str, str], labels: Mapping[str, str]) -> Policy:
+    def choose(self, told: Told) -> Policy:
         """The policy that the container asks for, if it may; else the most specific match; else `default`.
 
         Raises ConfigError for a policy that does not exist or may not be asked for: a container that names one must
         not quietly run with another.
         """
-        for source, values in (("annotation", annotations), ("label", labels)):
+        for source, values in (("annotation", told.annotations), ("label", told.labels)):
             if SELECT in values:
                 return self._selected(values[SELECT], source)
         for candidate in self.candidates:
-            if candidate.holds(image, annotations, labels):
+            if candidate.holds(told):
                 return candidate.policy
         return self.get(FALLBACK)
 
@@ -127,9 +127,11 @@ def _check(policies: Mapping[str, Policy], found: Sequence[policy_choice.Candida
 
 
 def _shown(candidate: policy_choice.Candidate) -> str:
+    match = candidate.match
     image = f"image {candidate.image}" if candidate.image is not None else "any image"
-    pairs = (*candidate.match.annotations, *candidate.match.labels)
-    return " ".join([image, *(f"{key}={pattern}" for key, pattern in pairs)])
+    pairs = (*match.annotations, *match.labels, *match.pod_labels)
+    others = [f"{key} {' or '.join(v)}" for key in ("digest", "runtime", "namespace") if (v := getattr(match, key))]
+    return " ".join([image, *others, *(f"{key}={pattern}" for key, pattern in pairs)])
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

@@ -141,10 +141,14 @@ class _Reader:
             "image": lambda n: found.update(image=tuple(glob(p) for p in one_or_more(n))),
             "annotations": lambda n: found.update(annotations=self._patterns(n)),
             "labels": lambda n: found.update(labels=self._patterns(n)),
+            "digest": lambda n: found.update(digest=tuple(_digest(d) for d in one_or_more(n))),
+            "runtime": lambda n: found.update(runtime=tuple(glob(p) for p in one_or_more(n))),
+            "namespace": lambda n: found.update(namespace=tuple(glob(p) for p in one_or_more(n))),
+            "pod-labels": lambda n: found.update(pod_labels=self._patterns(n)),
         }
         entries(node, "match", readers, self.problems)
         if not any(found.values()):
-            raise wrong(node, "at least one of image, annotations, labels")
+            raise wrong(node, f"at least one of {', '.join(readers)}")
         self.file.match = Match(**found)  # type: ignore[arg-type] # each key's reader gives its field's type
 
     def _patterns(self, node: Node) -> tuple[tuple[str, str], ...]:
@@ -231,6 +235,14 @@ RUNGS = ("kernel", "filter", "table", "handler")
 """explain.Rung."""
 ID_RANGE_MAX = 1 << 31
 FILESYSTEM = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+def _digest(node: Node) -> str:
+    """``sha256:`` and 64 digits."""
+    digest = text(node, "a digest")
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise wrong(node, "a digest, sha256: and 64 hexadecimal digits,")
+    return digest
 
 
 def glob(node: Node) -> str:

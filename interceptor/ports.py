@@ -15,7 +15,7 @@ from interceptor.verdict import Fail, Verdict
 
 if TYPE_CHECKING:
     from interceptor.container import Container
-    from interceptor.policy import Decision, FilesystemDecision, Policy
+    from interceptor.policy import Decision, FilesystemDecision, Policy, Told
     from interceptor.wire import Anchor
 
 
@@ -335,9 +335,8 @@ class Core(Protocol):
     def policy(self, name: str) -> Policy:
         """A policy by name; ConfigError with the names there are."""
 
-    def choose_policy(
-        self, *, image: str | None, annotations: Mapping[str, str], labels: Mapping[str, str]
-    ) -> Policy: ...
+    def choose_policy(self, told: Told) -> Policy:
+        """The policy of a new container; ConfigError where it asks for one that it may not have."""
 
     def register(self, container: Container) -> None:
         """From now on sessions of `container.id` are accepted. InterceptorError for an id that exists."""

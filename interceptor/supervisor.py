@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from interceptor.container import Container
     from interceptor.native.keeper import Kept
-    from interceptor.policy import Policy
+    from interceptor.policy import Policy, Told
     from interceptor.ports import Operation, Plugin, PluginFactory, Request
     from interceptor.reload import Change
 
@@ -167,8 +167,8 @@ class Supervisor:
         known = ", ".join(e.container.name or e.container.id[:12] for e in entries)
         raise ConfigError(f"there is no container {name!r}; there are: {known or 'none'}")
 
-    def choose_policy(self, *, image: str | None, annotations: Mapping[str, str], labels: Mapping[str, str]) -> Policy:
-        return self._policies.choose(image=image, annotations=annotations, labels=labels)
+    def choose_policy(self, told: Told) -> Policy:
+        return self._policies.choose(told)
 
     def register(self, container: Container) -> None:
         policy = self.policy(container.policy)

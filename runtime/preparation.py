@@ -17,6 +17,7 @@ from interceptor.errors import InterceptorError
 from interceptor.native import mounts
 from interceptor.native.fd import Fd
 from interceptor.native.namespaces import in_mount_namespace
+from interceptor.policy import Told
 from runtime import (
     binds,
     bundle,
@@ -89,10 +90,15 @@ def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, und
         _same_directory(host.places.run, run)
         config = bundle.read(f"{asked.bundle}/config.json")
         refuse(config)
-        told = image.identify(asked.id, config)
+        told = image.identify(asked.id, config, asked.bundle)
         shared = sharing.look(config["linux"].get("namespaces") or [], list(host.core.containers.values()))
     annotations = {str(key): str(value) for key, value in (config.get("annotations") or {}).items()}
-    policy = host.core.choose_policy(image=told.image, annotations=annotations, labels=told.labels)
+    policy = host.core.choose_policy(
+        Told(
+            told.image, annotations, told.labels, digests=told.digests, runtime=os.path.basename(runtime.path),
+            namespace=told.namespace, pod_labels=told.pod_labels,
+        )
+    )  # fmt: skip
     ids = _allocate(host, asked.id, policy, shared, undo=undo)
     record = Record(
         asked.id, ids, policy.name, runtime.path, asked.bundle,

@@ -124,7 +124,7 @@ class FakeCore:
         assert name == self._policy.name
         return self._policy
 
-    def choose_policy(self, **_told: Any) -> Policy:
+    def choose_policy(self, _told: Any) -> Policy:
         return self._policy
 
     def register(self, container: Container) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from support.policy_rows import NOT_NEW, ROWS, MountArgs, MountFlags, NameArgs, row, rows_of
 
 from interceptor import docgen, policy_file, policy_grammar, registry
+from interceptor.policy import Told
 from interceptor.ports import Cap, Namespace
 from interceptor.registry import Masked, Needs
 from interceptor.strict_yaml import Problems
@@ -76,4 +77,4 @@ def test_the_readmes_example_loads(tmp_path: Path) -> None:
     (tmp_path / "web.yaml").write_text(example, encoding="utf-8")
     policies = policy_file.load_all([tmp_path, policy_file.SHIPPED], rows)
     team = {"org.example.team": "core"}
-    assert policies.choose(image="nginx:1.27", annotations=team, labels={"tier": "web1"}).name == "web"
+    assert policies.choose(Told("nginx:1.27", team, {"tier": "web1"})).name == "web"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +10,7 @@ from support.policy_rows import ROWS, write
 from interceptor import policy_file
 from interceptor.errors import ConfigError
 from interceptor.patterns import glob_test
+from interceptor.policy import Told
 from interceptor.policy_choice import familiar_image, globs_overlap, image_matches
 from interceptor.strict_yaml import PolicyErrors
 
@@ -29,8 +30,9 @@ def chosen(
     image: str | None = None,
     annotations: dict[str, str] | None = None,
     labels: dict[str, str] | None = None,
+    **others: Any,
 ) -> str:
-    return policies.choose(image=image, annotations=annotations or {}, labels=labels or {}).name
+    return policies.choose(Told(image, annotations or {}, labels or {}, **others)).name
 
 
 def test_most_specific_match_wins(tmp_path: Path) -> None:
@@ -53,6 +55,56 @@ def test_most_specific_match_wins(tmp_path: Path) -> None:
     assert chosen(policies, "debian:13", labels={"tier": "db"}) == "exact"
     assert chosen(policies, "debian:13", {"team": "x"}, {"tier": "web"}) == "annotated"
     assert chosen(policies, None, {"team": "core"}, {"tier": "db"}) == "both"
+
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+def test_everything_that_can_be_matched(tmp_path: Path) -> None:
+    policies = load(
+        tmp_path,
+        image='match: {image: "web:1"}',
+        digest=f"match: {{digest: '{DIGEST}'}}",
+        space="match: {namespace: 'shop-*'}",
+        exact="match: {namespace: shop-1}",
+        pod="match: {pod-labels: {app: x}}",
+        crun="match: {runtime: crun}",
+        both="match: {image: 'web:1', runtime: crun}",
+    )
+    assert chosen(policies, "web:1") == "image"
+    assert chosen(policies, "web:1", runtime="crun") == "both"
+    assert chosen(policies, "db", runtime="crun") == "crun"
+    assert chosen(policies, "web:1", runtime="crun", digests=frozenset({DIGEST, "sha256:" + "cd" * 32})) == "digest"
+    assert chosen(policies, "web:1", digests=frozenset({DIGEST}), namespace="shop-2") == "space"
+    assert chosen(policies, "web:1", namespace="shop-1") == "exact"
+    assert chosen(policies, "web:1", namespace="shop-1", pod_labels={"app": "x"}) == "pod"
+    assert chosen(policies, namespace="kube-system") == "default"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "tie"),
+    [
+        ("namespace: 'a*'", "namespace: '*b'", True),
+        ("namespace: 'a*'", "namespace: 'b*'", False),
+        ("namespace: [a, b]", "namespace: [b, c]", True),
+        (f"digest: '{DIGEST}'", f"digest: 'sha256:{'cd' * 32}'", True),
+        ("runtime: runc", "runtime: crun", False),
+        ("image: x, runtime: runc", "image: x", False),
+        ("pod-labels: {a: x}", "pod-labels: {b: x}", True),
+    ],
+)
+def test_ties_in_all_that_can_be_matched(tmp_path: Path, a: str, b: str, tie: bool) -> None:
+    try:
+        load(tmp_path, a=f"match: {{{a}}}", b=f"match: {{{b}}}")
+    except PolicyErrors as error:
+        assert tie, error  # noqa: PT017 - whether it is raised is the question
+    else:
+        assert not tie
+
+
+def test_a_digest_is_written_whole(tmp_path: Path) -> None:
+    with pytest.raises(PolicyErrors, match="a digest, sha256: and 64 hexadecimal digits, is expected"):
+        load(tmp_path, a="match: {digest: 'sha256:abc'}")
 
 
 @pytest.mark.parametrize(

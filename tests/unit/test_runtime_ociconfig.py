@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -264,9 +265,9 @@ def test_docker_says_who_a_container_is_beside_its_hosts_file() -> None:
         asked.append(path)
         return text
 
-    assert image.identify(container, config, read) == image.Identity("debian", "web", {"a": "b"})
+    assert image.identify(container, config, "", read) == image.Identity("debian", "web", {"a": "b"})
     assert asked == [f"/d/containers/{container}/config.v2.json"]
-    assert image.identify("other", config, read) == image.Identity()
+    assert image.identify("other", config, "", read) == image.Identity()
 
 
 def test_cri_says_it_by_annotations() -> None:
@@ -282,7 +283,46 @@ def test_our_own_annotations_count_where_no_engine_has_said_anything() -> None:
     assert image.identify("x", {"annotations": podman}) == image.Identity(None, "pod")
     config = {"mounts": [{"destination": "/etc/hosts", "source": "/d/x/hosts"}], "annotations": ours}
     told = '{"Name": "/db", "Config": {"Image": "postgres"}}'
-    assert image.identify("x", config, lambda _: told) == image.Identity("postgres", "db")
+    assert image.identify("x", config, "", lambda _: told) == image.Identity("postgres", "db")
+
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+def test_digests_namespace_and_pod_labels_as_far_as_engines_tell() -> None:
+    cri = {
+        "io.kubernetes.cri.image-name": f"registry.example/web@{DIGEST}", "io.kubernetes.cri.sandbox-namespace": "shop",
+    }  # fmt: skip
+    found = image.identify("x", {"annotations": cri})
+    assert (found.digests, found.namespace) == ({DIGEST}, "shop")
+    crio = {
+        "io.kubernetes.cri-o.ImageName": "web:1", "io.kubernetes.cri-o.ImageRef": "ab" * 32,
+        "io.kubernetes.cri-o.Labels": '{"app": "shop"}', "io.kubernetes.pod.namespace": "shop",
+    }  # fmt: skip
+    found = image.identify("x", {"annotations": crio})
+    assert (found.image, found.labels, found.digests, found.namespace) == ("web:1", {"app": "shop"}, {DIGEST}, "shop")
+    sandbox = image.identify("x", {"annotations": {**crio, "io.kubernetes.cri-o.ContainerType": "sandbox"}})
+    assert (sandbox.labels, sandbox.pod_labels) == ({}, {"app": "shop"})
+    config = {"mounts": [{"destination": "/etc/hosts", "source": "/d/x/hosts"}]}
+    told = f'{{"Image": "{DIGEST}", "Config": {{"Image": "web"}}, "ImageManifest": {{"digest": "sha256:{"cd" * 32}"}}}}'
+    assert image.identify("x", config, "", lambda _: told).digests == {DIGEST, "sha256:" + "cd" * 32}
+
+
+def test_podman_says_it_in_its_storage() -> None:
+    metadata = json.dumps({"image-name": "docker.io/library/alpine:latest", "image-id": "ab" * 32, "name": "web"})
+    files = {"/s/overlay-containers/containers.json": json.dumps([{"id": "y"}, {"id": "x", "metadata": metadata}])}
+
+    def read(path: str) -> str:
+        if path not in files:
+            raise FileNotFoundError(path)
+        return files[path]
+
+    spoofed = {"annotations": {"io.kubernetes.cri.image-name": "trusted"}}
+    found = image.identify("x", spoofed, "/s/overlay-containers/x/userdata", read)
+    assert found == image.Identity("docker.io/library/alpine:latest", "web", {}, frozenset({DIGEST}))
+    assert image.identify("x", {}, "/s/overlay-containers/z/userdata", read) == image.Identity()
+    files["/s/overlay-containers/containers.json"] = "[broken"
+    assert image.identify("x", {}, "/s/overlay-containers/x/userdata", read) == image.Identity()
 
 
 def test_the_engine_is_known_by_its_hook() -> None:
