@@ -14,7 +14,7 @@ import time
 from collections import deque
 from contextlib import closing
 from functools import partial
-from threading import Lock, Thread
+from threading import Lock, Thread, get_ident
 from typing import TYPE_CHECKING
 
 import structlog
@@ -94,6 +94,8 @@ class Session:
         self._drain_lock = Lock()
         self._threads = 0
         self._over = False
+        self._busy: dict[int, int] = {}
+        """Thread → since when it handles a call (CLOCK_MONOTONIC, ns)."""
         dispatcher.repeats.share(notifier.fd, notifier)
 
     @property
@@ -152,6 +154,18 @@ class Session:
     def note(self, routes: Mapping[int, Route]) -> None:
         """A worker answers by these, see `Worker.receive`."""
         self._notes |= {number: route.whole.rule for number, route in routes.items() if route.whole is not None}
+
+    def busy(self) -> list[tuple[int, int]]:
+        """(thread, since when it handles a call); on any thread."""
+        return list(self._busy.items())
+
+    def started(self, time_ns: int) -> None:
+        """The calling thread handles a call that came at that time."""
+        self._busy[get_ident()] = time_ns
+
+    def ended(self) -> None:
+        """The calling thread has handled it."""
+        del self._busy[get_ident()]
 
     def refresh(self) -> None:
         """Tells the notifier what is known of the container by now."""
@@ -244,7 +258,9 @@ class Worker:
         """Answers what an earlier supervisor had received: with its answer, by doing it again, or with EINTR."""
         self._parked = True  # others receive
         unfinished.slot.enter()
+        self._session.started(time.monotonic_ns())
         outcome = self._session.dispatcher.recover(self, unfinished, self._buffer)
+        self._session.ended()
         outcome.time_ns = time.time_ns()
         self._session.outcomes.append(outcome)
         self._answer(outcome)
@@ -332,11 +348,13 @@ class Worker:
     def _outcome(self, receiver: Receiver) -> Outcome:
         session = self._session
         session.refresh()
+        session.started(receiver.out.received)
         if self._handed:
             self._handed = False
             outcome = session.dispatcher.resume(self, receiver.notification(), self._buffer, receiver.handed())
         else:
             outcome = session.dispatcher.answer(self, receiver.notification(), self._buffer)
+        session.ended()
         outcome.elapsed_ns = time.monotonic_ns() - receiver.out.received
         outcome.time_ns = time.time_ns()
         session.outcomes.append(outcome)

@@ -5,6 +5,7 @@ trio is the control plane: both sockets, container lifetimes, trace readers. No 
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from interceptor import registry, shortcut, succession
+from interceptor import diagnosis, registry, shortcut, succession
 from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
 from interceptor.client import program
@@ -44,7 +45,8 @@ from interceptor.reload import change, filter_drift, record
 from interceptor.session import Parking, Session
 from interceptor.stanza import table
 from interceptor.trace import stream
-from interceptor.trace.ring import Hub, Ring
+from interceptor.trace.event import event
+from interceptor.trace.ring import Hub, Ring, Selection
 
 if TYPE_CHECKING:
     import argparse
@@ -63,6 +65,8 @@ DRAIN_INTERVAL = 1.0
 FOLLOW_INTERVAL = 0.1
 """The same while somebody follows the trace."""
 IDLE_STEP = 1.0
+RECENT = 200
+"""Calls in a report."""
 LOCK_PATIENCE = 5.0
 """Seconds for which a supervisor waits for the end of the one before it."""
 NOTIFIER, SOCKET, LISTENER, CONNECTION = "notifier", "socket", "listener", "connection"
@@ -265,6 +269,30 @@ class Supervisor:
         with self._lock:
             return [session for entry in self._entries.values() for session in entry.sessions]
 
+    def sessions(self) -> list[Session]:
+        return self._sessions()
+
+    def state(self) -> dict[str, Any]:
+        """What a report shows: containers, and the newest calls of each."""
+        self.drain()
+        return {
+            "containers": self.describe(), "keeper": self.keeper.exists, "journal": self.journal.occupied,
+            "calls": [event(record, self.rows) for record in self.hub.history(None, Selection(), RECENT)],
+        }  # fmt: skip
+
+    def examine(self, container_id: str) -> dict[str, Any] | None:
+        """The facts that `interceptor doctor --container` judges; None when it is not registered."""
+        with self._lock:
+            entry = self._entries.get(container_id)
+        if entry is None:
+            return None
+        now = time.monotonic_ns()
+        handled = [now - since for session in tuple(entry.sessions) for _, since in session.busy()]
+        return self._description(entry) | {
+            "abandoned": entry.dispatcher.pool.abandoned, "handling_ms": max(handled, default=0) // 10**6,
+            "parked_max": entry.policy.limits.parked, "keeper": self.keeper.exists,
+        }  # fmt: skip
+
     def close(self) -> None:
         """Ends every agent. Sessions end with the process."""
         with self._lock:
@@ -333,6 +361,7 @@ class Service:
                         nursery.start_soon(serve_listener, listener, self._supervisor.accept)
                     nursery.start_soon(control.serve, commands)
                     nursery.start_soon(self._signals)
+                    nursery.start_soon(self._watch)
                     nursery.start_soon(self._keep_draining, DRAIN_INTERVAL)
                     if self._idle is not None:
                         nursery.start_soon(self._end_when_idle, control, self._idle)
@@ -380,7 +409,7 @@ class Service:
     def _operations(self) -> dict[str, Operation]:
         operations: dict[str, Operation] = {
             "ping": _ping, "ps": self._ps, "shutdown": self._shutdown, "explain": self._explain,
-            "reload": self._reload, "restart": self._restart,
+            "reload": self._reload, "restart": self._restart, "examine": self._examine,
         }  # fmt: skip
         for plugin in self._plugins:
             operations.update(plugin.start(self._supervisor))
@@ -431,14 +460,33 @@ class Service:
             await stream.serve(self._supervisor.hub, self._supervisor.rows, body, send)
             nursery.cancel_scope.cancel()
 
+    def _examine(self, request: Request) -> Mapping[str, Any]:
+        wanted = request.body.get("container")
+        if not isinstance(wanted, str):
+            raise InterceptorError(f'"container" must be a name or an id, not {wanted!r}')
+        found = [self._supervisor.examine(ring.container) for ring in self._supervisor.hub.find(wanted)]
+        return {"containers": [facts for facts in found if facts is not None]}
+
+    async def _watch(self) -> None:
+        """Says what hangs; should this very loop hang, faulthandler does."""
+        watchdog = diagnosis.Watchdog()
+        while True:
+            diagnosis.alive()
+            watchdog.look(self._supervisor.sessions())
+            await trio.sleep(IDLE_STEP)
+
     async def _keep_draining(self, interval: float) -> None:
         while True:
             await trio.sleep(interval)
             self._supervisor.drain()
 
     async def _signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
             async for number in signals:
+                if number == signal.SIGUSR1:
+                    path = diagnosis.report(self._supervisor.directory, "dump", self._supervisor.state)
+                    log.info("dumped", path=str(path))
+                    continue
                 if number == signal.SIGHUP:
                     await self._reload_for_a_signal()
                     continue
@@ -502,5 +550,10 @@ def main(arguments: argparse.Namespace) -> int:
     policies = load_all(search_path(os.environ))
     supervisor = Supervisor(directory, policies, keeper, poll_first=not receive_returns())
     idle = arguments.idle if arguments.spawned else None
-    trio.run(Service(supervisor, idle=idle).run, arguments.ready_fd)
+    faulthandler.enable()
+    try:
+        trio.run(Service(supervisor, idle=idle).run, arguments.ready_fd)
+    except Exception as error:
+        log.critical("crashed", report=str(diagnosis.report(directory, "crash", supervisor.state, error)))
+        raise
     return 0

@@ -40,14 +40,16 @@ class Report:
             self.counts[finding.verdict] += 1
             yield from self._lines(finding)
 
-    def summary(self) -> str:
-        """What all of it means."""
+    def summary(
+        self, good: str = "Ready for system containers", bad: str = "system containers will not work here yet"
+    ) -> str:
+        """What all of it means; `good` and `bad` without their full stop."""
         failures, warnings = self.counts[Verdict.FAILURE], self.counts[Verdict.WARNING]
         if failures:
-            return self._paint("1;31", f"{_many(failures, 'failure')}: system containers will not work here yet.")
+            return self._paint("1;31", f"{_many(failures, 'failure')}: {bad}.")
         if warnings:
-            return f"Ready for system containers; {_many(warnings, 'warning')} to look at."
-        return "Ready for system containers."
+            return f"{good}; {_many(warnings, 'warning')} to look at."
+        return f"{good}."
 
     def _lines(self, finding: Finding) -> Iterator[str]:
         mark = self._paint(_STYLE[finding.verdict], _MARK[finding.verdict].ljust(_WIDTH))
