@@ -39,7 +39,7 @@ from interceptor.native import sockets
 from interceptor.native.agentlink import Link
 from interceptor.native.journal import Journal
 from interceptor.native.keeper import Keeper
-from interceptor.native.notifier import Notifier, Table, receive_returns
+from interceptor.native.notifier import Notifier, Pace, Table, receive_returns
 from interceptor.policy_file import PolicySet, load_all, search_path
 from interceptor.reload import change, filter_drift, record
 from interceptor.session import Parking, Session
@@ -90,6 +90,7 @@ class Entry:
     table: Table
     ring: Ring
     parking: Parking
+    pace: Pace
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -151,6 +152,7 @@ class Supervisor:
             dispatcher = Dispatcher(entry.container, policy, self.rows, entry.dispatcher.pool, entry.dispatcher)
             entry.dispatcher.pool.allow(policy.limits)
             entry.parking.allow(policy.limits.parked)
+            entry.pace.allow(policy.limits.notifications)
             with self._lock:
                 entry.policy, entry.dispatcher, entry.table = policy, dispatcher, table
                 sessions = tuple(entry.sessions)
@@ -180,6 +182,7 @@ class Supervisor:
         entry = Entry(
             container, policy, Dispatcher(container, policy, self.rows, pool), self._table(policy),
             self.hub.open(container.id, container.name), Parking(policy.limits.parked),
+            Pace(policy.limits.notifications),
         )  # fmt: skip
         with self._lock:
             if container.id in self._entries:
@@ -245,7 +248,7 @@ class Supervisor:
     def _serve(self, entry: Entry, key: str, fd: int) -> Session:
         slot = partial(self.journal.open, _number(key))
         with self._lock:  # so that a reload finds the session, or the session what was reloaded
-            notifier = Notifier(fd, entry.table, poll_first=self._poll_first, slot=slot)
+            notifier = Notifier(fd, entry.table, poll_first=self._poll_first, slot=slot, pace=entry.pace)
             session = Session(notifier, entry.dispatcher, entry.parking, entry.ring, partial(self._ended, entry, key))
             entry.sessions.add(session)
         try:

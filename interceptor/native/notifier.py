@@ -112,12 +112,25 @@ class Table:
         return self.rows[number - self.numbers.start][1].rule
 
 
+class Pace:
+    """How many calls a second may come, of all sessions of a container together (native/pace.h)."""
+
+    def __init__(self, rate: int) -> None:
+        self.c = ffi.new("struct ic_pace *")
+        self.allow(rate)
+
+    def allow(self, rate: int) -> None:
+        """Calls a second, from now on; 0: as many as come."""
+        lib.ic_pace_set(self.c, rate)
+
+
 class Notifier:
     """Owns a notify fd. One thread at a time may be in `Receiver.next`; answers may be sent from any."""
 
     def __init__(
-        self, fd: int, table: Table, *, poll_first: bool, slot: Callable[[], Slot | None] = lambda: None
-    ) -> None:
+        self, fd: int, table: Table, *, poll_first: bool, slot: Callable[[], Slot | None] = lambda: None,
+        pace: Pace | None = None,
+    ) -> None:  # fmt: skip
         """Takes ownership of `fd`. `poll_first`: this kernel's RECV does not return when all tracees are gone. `slot`:
         where in the journal a thread receives to.
         """
@@ -127,6 +140,9 @@ class Notifier:
         self._session.notifier, self._session.poll_first = fd, poll_first
         lib.ic_session_table(self._session, table.c)
         self._tables = [table]
+        self._pace = pace
+        if pace is not None:
+            lib.ic_session_pace(self._session, pace.c)
         self._looks: list[Looks] = []
         self._lock = Lock()
         self._taken = 0

@@ -63,6 +63,11 @@ void ic_session_table(struct ic_session *session, struct ic_table *table)
 	__atomic_store_n(&session->table, table, __ATOMIC_RELEASE);
 }
 
+void ic_session_pace(struct ic_session *session, struct ic_pace *pace)
+{
+	session->pace = pace;
+}
+
 void ic_session_shortcut(struct ic_session *session, struct ic_shortcut *shortcut)
 {
 	__atomic_store_n(&session->shortcut, shortcut, __ATOMIC_RELEASE);
@@ -316,6 +321,7 @@ int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t erro
 			continue;
 		}
 		ic_flatten(request, out);
+		ic_pace_wait(session->pace, out->received);
 		row = look_up(__atomic_load_n(&session->table, __ATOMIC_ACQUIRE), request);
 		if (!row)
 			return IC_MISS;

@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 
+#include "pace.h"
 #include "shortcut.h"
 
 #define IC_CONDITIONS 4
@@ -112,6 +113,7 @@ struct ic_session {
 	int notifier;
 	int poll_first;      /* RECV does not return when all tracees are gone (before 6.11): ask poll(2) first */
 	struct ic_table *table; /* replaced with ic_session_table(); the caller keeps old ones until the session ended */
+	struct ic_pace *pace; /* null: calls come as fast as they come */
 	struct ic_shortcut *shortcut; /* null: whatever the table says is to be looked at is a miss; replaced likewise */
 	struct ic_task task[IC_TASKS];
 	struct ic_made made[IC_MADE];
@@ -133,6 +135,8 @@ void ic_release(void *memory, uint64_t size);
 int ic_set_sync_wake_up(int notifier);
 void ic_session_table(struct ic_session *session, struct ic_table *table);
 void ic_session_shortcut(struct ic_session *session, struct ic_shortcut *shortcut);
+/* Before anybody is in ic_next(); `pace` lives as long as the session. */
+void ic_session_pace(struct ic_session *session, struct ic_pace *pace);
 /* The hits up to number `hits` and their text up to `text` were read. */
 void ic_session_taken(struct ic_session *session, uint64_t hits, uint64_t text);
 /* Lets go of what the session holds; not of the notifier. When nobody is in ic_next() any more. */
