@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from interceptor.native.notifier import Hit
     from interceptor.native.pin import Buffer
     from interceptor.notification import Notification
+    from interceptor.ports import Launcher
     from interceptor.registry import Syscall
 
 log = structlog.get_logger(__name__)
@@ -349,12 +350,13 @@ class Dispatcher:
 
     def __init__(
         self, container: Container, policy: Policy, rows: Mapping[str, Syscall], pool: AgentPool,
-        before: Dispatcher | None = None,
+        before: Dispatcher | None = None, launch: Launcher | None = None,
     ) -> None:  # fmt: skip
         """`before`: the one whose place this takes, after a reload of the policies; calls may still be with it."""
         self.container = container
         self.policy = policy
         self.pool = pool
+        self.launch: Launcher | None = launch or (before.launch if before else None)
         self.repeats: Repeats = before.repeats if before else Repeats()
         self.patience = policy.limits.agent_deadline_ms / 1000
         """Seconds: how long a thread's call waits for its earlier one."""
@@ -626,11 +628,29 @@ class Unreachable:
     def contexts(self) -> ContextsOf:
         raise InterceptorError("a pure handler asked for contexts: register it without pure")
 
+    @property
+    def programs(self) -> LaunchedPrograms:
+        raise InterceptorError("a pure handler asked for programs: register it without pure")
+
 
 class _DoneBefore(Exception):  # noqa: N818 - not an error: the way out of a handler whose work was done already
     def __init__(self, outcome: Outcome) -> None:
         super().__init__()
         self.outcome = outcome
+
+
+class LaunchedPrograms:
+    """ports.Programs for one call."""
+
+    def __init__(self, dispatcher: Dispatcher, host: Host) -> None:
+        self._dispatcher, self._host = dispatcher, host
+
+    def run(self, argv: Sequence[bytes]) -> tuple[int, str]:
+        dispatcher = self._dispatcher
+        if dispatcher.launch is None:
+            raise InterceptorError("no plugin knows how to run a program in a container")
+        self._host.slow()
+        return dispatcher.launch(dispatcher.container.id, argv, dispatcher.patience)
 
 
 class Reached:
@@ -653,6 +673,11 @@ class Reached:
         if self._agent is None:
             self._agent = self._enter()
         return self._agent
+
+    @property
+    def programs(self) -> LaunchedPrograms:
+        _entered = self.agent  # what is run may change the world as an agent does
+        return LaunchedPrograms(self._dispatcher, self._host)
 
     @property
     def contexts(self) -> ContextsOf:

@@ -287,6 +287,7 @@ class _Reach:
         self.tracee: Any = tracee
         self.agent: Any = _Agent()
         self.contexts: Any = _Agent()
+        self.programs: Any = _Agent()
 
 
 class _NoHost:

@@ -76,6 +76,10 @@ class Tracee(Protocol):
     def namespace_id(self, namespace: Namespace) -> int:
         """st_ino of the tracee's namespace."""
 
+    @property
+    def number_inside(self) -> int:
+        """The tracee's process, as the pid namespace of the container's init numbers it."""
+
     def owns(self, namespace: Namespace) -> bool:
         """Whether the tracee's `namespace` belongs to its own user namespace or to one below it (never the host's)."""
 
@@ -216,6 +220,20 @@ class Agent(Protocol):
         """setdomainname(2) in the tracee's UTS namespace."""
 
 
+class Programs(Protocol):
+    """Programs of the container's own."""
+
+    def run(self, argv: Sequence[bytes]) -> tuple[int, str]:
+        """Runs one in the container as its root, as its runtime's `exec` does: in its namespaces and cgroup, with its seccomp
+        filter and capabilities. The exit status, and the end of what it said. Waits at most as long as for an agent;
+        InterceptorError when that is not enough, or where no runtime is.
+        """
+
+
+Launcher = Callable[[str, "Sequence[bytes]", float], tuple[int, str]]
+"""(container's id, argv, seconds) → what Programs.run answers."""
+
+
 class Reach(Protocol):
     """The two ports of one call, made when a handler first asks for them."""
 
@@ -227,6 +245,9 @@ class Reach(Protocol):
 
     @property
     def contexts(self) -> Contexts: ...
+
+    @property
+    def programs(self) -> Programs: ...
 
 
 @dataclass(slots=True)
@@ -256,6 +277,10 @@ class Call:
     @property
     def contexts(self) -> Contexts:
         return self.reach.contexts
+
+    @property
+    def programs(self) -> Programs:
+        return self.reach.programs
 
     def deny(self, number: int, why: str, *, allow: str = "") -> Verdict:
         """The verdict of a rule's refusal: `number` is an errno, `why` names the argument that was refused, `allow` is the
@@ -340,6 +365,9 @@ class Core(Protocol):
 
     def register(self, container: Container) -> None:
         """From now on sessions of `container.id` are accepted. InterceptorError for an id that exists."""
+
+    def launch_with(self, launcher: Launcher) -> None:
+        """How programs are run in containers (ports.Programs)."""
 
     def unregister(self, container_id: str) -> Container | None:
         """Ends sessions and agents of the container; idempotent."""

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from interceptor.container import Container
     from interceptor.native.keeper import Kept
     from interceptor.policy import Policy, Told
-    from interceptor.ports import Operation, Plugin, PluginFactory, Request
+    from interceptor.ports import Launcher, Operation, Plugin, PluginFactory, Request
     from interceptor.reload import Change
 
 log = structlog.get_logger(__name__)
@@ -101,6 +101,7 @@ class Supervisor:
         self.directory = directory
         self.keeper = keeper
         self.journal = Journal(keeper)
+        self._launcher: Launcher | None = None
         self._numbers = itertools.count(time.monotonic_ns())
         """Of notifiers: those of an earlier supervisor do not come again."""
         self.rows = registry.load()
@@ -180,7 +181,7 @@ class Supervisor:
         policy = self.policy(container.policy)
         pool = AgentPool(container.ids, policy.limits, start=partial(Link, self.keeper))
         entry = Entry(
-            container, policy, Dispatcher(container, policy, self.rows, pool), self._table(policy),
+            container, policy, Dispatcher(container, policy, self.rows, pool, launch=self._launcher), self._table(policy),
             self.hub.open(container.id, container.name), Parking(policy.limits.parked),
             Pace(policy.limits.notifications),
         )  # fmt: skip
@@ -198,6 +199,9 @@ class Supervisor:
                     {arch: table(self.rows, policy, arch) + shortcut.rows(self.rows, policy, arch) for arch in Arch}
                 )
             return self._tables[policy.name]
+
+    def launch_with(self, launcher: Launcher) -> None:
+        self._launcher = launcher
 
     def unregister(self, container_id: str) -> Container | None:
         with self._lock:

@@ -208,6 +208,15 @@ class Pinned:
         """
         return covers(native.read(self._held.proc, "mountinfo"), fstype.encode())
 
+    @property
+    def number_inside(self) -> int:
+        """NStgid lists a process's numbers from the supervisor's pid namespace inwards; init's last one is its namespace's."""
+        init = native.levels(self.container.init_pid or 0)
+        numbers = self._status_field("NStgid")
+        if not 0 < init <= len(numbers):
+            raise OSError(errno.ESRCH, "the tracee is outside of the container's pid namespace")
+        return int(numbers[init - 1])
+
     def owns(self, namespace: Namespace) -> bool:
         return native.capable(self._held.proc, f"ns/{namespace}", ALL_CAPABILITIES, Cap.SYS_ADMIN, self.euid)
 

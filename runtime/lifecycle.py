@@ -11,6 +11,7 @@ import os
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from runtime import (
 from runtime import record as records
 from runtime.dockercp import Watchers
 from runtime.idrange import Ranges
+from runtime.launch import launch
 from runtime.preparation import Host, prepare
 from runtime.procfs.service import Procfs
 from runtime.requests import Creation
@@ -75,6 +77,7 @@ class Lifecycle:
         self._lock = threading.Lock()
         self._copies = Watchers(lambda record: f"{places.container(record.id)}/rootfs")
         self._procfs = Procfs(keeper=core.keeper)
+        core.launch_with(partial(launch, places))
         self._pending: dict[str, Pending] = {}
         self._creating: set[str] = set()
 

@@ -11,6 +11,7 @@ Source: fsopen(2); Linux fs/fsopen.c.
 from __future__ import annotations
 
 import enum
+import errno
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from interceptor.args import PAGE_SIZE, Flags, String
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Context, Namespace
 from interceptor.registry import Needs, handles
-from interceptor.verdict import AddFd, Continue, Verdict
+from interceptor.verdict import AddFd, Continue, Fail, Verdict
 
 
 class FsopenFlag(enum.IntFlag):
@@ -47,6 +48,9 @@ def fsopen(call: Call, args: FsopenArgs) -> Verdict:
         return Continue(because="flags that do not exist are the kernel's to refuse")
     if choice.mount is Mount.NATIVE or (choice.mount is Mount.EMULATE and args.fsname not in _EMULATED):
         return Continue(because="the kernel opens it with what the tracee has itself")
+    if choice.mount is Mount.FUSE:
+        call.why = "a program mounts it, which takes a path: fall back on mount(2)"
+        return Fail(errno.ENOSYS)
     twin = choice.mount is Mount.EMULATE and args.fsname == b"overlay"
     if twin and call.tracee.in_nested_user_namespace:
         return Continue(because="trusted attributes are lent to the container's own user namespace only")

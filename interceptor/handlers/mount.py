@@ -89,14 +89,12 @@ class MountArgs:
         when=Masked("flags", ANOTHER_MOUNT | PROPAGATION | NOUSER, 0),
     ),
     note="New mounts only. proc, sysfs and overlay are emulated; debugfs, tracefs and securityfs get an empty stand-in; "
-    "others are the kernel's.",
+    "others are the kernel's, or a FUSE program's of the container's own, by policy.",
     redo=Redo.DETECTABLE,
 )
 def mount(call: Call, args: MountArgs) -> Verdict:
-    if not args.fstype:
-        return Continue(because="a new mount without a type is the kernel's to refuse")
-    if _flags(args) & NOUSER:
-        return Continue(because="flags of the kernel's own are the kernel's to refuse")
+    if not args.fstype or _flags(args) & NOUSER:
+        return Continue(because="a new mount without a type, or with flags of the kernel's own, is the kernel's to refuse")
     choice = call.policy.filesystem(args.fstype)
     call.rule = choice.rule
     match choice.mount:
@@ -105,6 +103,8 @@ def mount(call: Call, args: MountArgs) -> Verdict:
             return call.deny(choice.errno, f"filesystem type {fstype!r}", allow=f"filesystems: {{{fstype}: emulate}}")
         case Mount.STAND_IN:
             return _stand_in(call, args)
+        case Mount.FUSE:
+            return _program(call, args, choice.program)
         case Mount.EMULATE if args.fstype in _EMULATED:
             return _EMULATED[args.fstype](call, args)
         case _:
@@ -114,6 +114,46 @@ def mount(call: Call, args: MountArgs) -> Verdict:
 def _stand_in(call: Call, args: MountArgs) -> Verdict:
     call.agent.stand_in(call.tracee.anchor(args.target), name=_text(args.fstype), flags=_flags(args))
     return Return()
+
+
+def _program(call: Call, args: MountArgs, program: str) -> Verdict:
+    """`PROGRAM SOURCE TARGET -o OPTIONS`, as mount.fuse(8) does it, in the place of the kernel's filesystem."""
+    tracee = call.tracee
+    if tracee.namespace_id(Namespace.MOUNT) != call.container.mount_namespace or tracee.uid_inside != 0:
+        call.why = f"{program} can mount for the container's root in its first mount namespace only"
+        return Fail(errno.ENODEV)
+    if not args.source:
+        return Fail(errno.EINVAL)
+    paths = [_as_seen_inside(tracee.number_inside, path) for path in (args.source, args.target)]
+    status, said = call.programs.run([program.encode(), *paths, b"-o", _fuse_options(args)])
+    if status == 0:
+        return Return()
+    call.why = f"{program} ended with status {status}: {said.splitlines()[-1] if said else 'it said nothing'}"
+    if status in _NOT_FOUND or "executable file" in said:
+        return Fail(errno.ENODEV)
+    return Fail(errno.EINVAL)
+
+
+_NOT_FOUND = frozenset({126, 127})
+"""As sh(1) has it, and crun; runc's 255 may be the program's own."""
+
+
+def _as_seen_inside(process: int, path: bytes) -> bytes:
+    """A path of the tracee's for another process of its container: from the tracee's own root or working directory."""
+    start, rest = (b"root", path.lstrip(b"/")) if path.startswith(b"/") else (b"cwd", path)
+    return b"/proc/%d/%s/%s" % (process, start, rest)
+
+
+def _fuse_options(args: MountArgs) -> bytes:
+    """fuse(8): what a mount of the kernel's has by itself is asked for; `loop` and its like were for mount(8)."""
+    flags = _flags(args)
+    words = [b"ro" if flags & MountFlag.MS_RDONLY else b"rw", b"allow_other", b"default_permissions"]
+    words += [word for flag, word in _WORDS.items() if flags & flag]
+    words += [word for word in (args.data or b"").split(b",") if word and not word.startswith(b"loop")]
+    return b",".join(words)
+
+
+_WORDS = {MountFlag.MS_NOSUID: b"nosuid", MountFlag.MS_NODEV: b"nodev", MountFlag.MS_NOEXEC: b"noexec"}
 
 
 def _fresh(call: Call, args: MountArgs, owner: Namespace) -> Verdict:
@@ -149,7 +189,13 @@ def _overlay(call: Call, args: MountArgs) -> Verdict:
     return Return()
 
 
+def _network(call: Call, args: MountArgs) -> Verdict:
+    call.why = f"{_text(args.fstype)} cannot be mounted for a container by this version; mount it outside, as a volume"
+    return Fail(errno.ENODEV)
+
+
 _EMULATED = {b"proc": _proc, b"sysfs": _sysfs, b"overlay": _overlay}
+_EMULATED |= dict.fromkeys((b"nfs", b"nfs4", b"cifs", b"smb3"), _network)
 
 
 def _flags(args: MountArgs) -> int:

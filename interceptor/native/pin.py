@@ -129,6 +129,15 @@ def mount_id(fd: int) -> int:
         return next((int(line[7:]) for line in lines if line.startswith(b"mnt_id:")), 0)
 
 
+def levels(pid: int) -> int:
+    """How many pid namespaces process `pid` has a number in, from ours inwards; 0 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return 0
+    return next((len(line.split()) - 1 for line in status.splitlines() if line.startswith(b"NStgid:")), 0)
+
+
 def ended(proc: int) -> bool:
     """Whether the task of a /proc/TID has ended."""
     return inode(proc, "ns/user") == 0

@@ -49,8 +49,9 @@ MOUNTS = {
     "bind, read-only": "mount -o bind,ro /srv/lower /srv/m; ! touch /srv/m/x",
     "recursive bind": "mount -t tmpfs t /srv/lower; mkdir /srv/lower/d; mount -t proc p /srv/lower/d;"
     " mount --rbind /srv/lower /srv/m; test -e /srv/m/d/self",
-    "remount": "mount -t proc p /srv/m; mount -o remount,ro,hidepid=invisible /srv/m; "
-    " grep '/srv/m ro.*hidepid' /proc/self/mountinfo; mount -o remount,rw,hidepid=off /srv/m; ! grep '/srv/m .*hidepid' /proc/self/mountinfo",
+    "remount": "mount -t proc p /srv/m; mount -o remount,ro,hidepid=invisible /srv/m;"
+    " grep '/srv/m ro.*hidepid' /proc/self/mountinfo; mount -o remount,rw,hidepid=off /srv/m;"
+    " ! grep '/srv/m .*hidepid' /proc/self/mountinfo",
     "remount of a bind": "mount --bind /srv/lower /srv/m; mount -o remount,bind,ro,nosuid /srv/m; ! touch /srv/m/x",
     "propagation": "mount -t tmpfs t /srv/m; mount --make-shared /srv/m; mount --make-private /srv/m",
     "move": "mount --make-rprivate /; mount -t proc p /srv/m; mount --move /srv/m /srv/other; test -e /srv/other/self",

@@ -51,6 +51,7 @@ class FakeTracee:
     """Capabilities that it has nowhere."""
     owned: dict[Namespace, bool] = field(default_factory=dict)
     uid_inside: int = 0
+    number_inside: int = 12
     in_nested_user_namespace: bool = False
     in_inner_container: bool = False
     executable: bytes = b"/bin/sh"
@@ -201,12 +202,25 @@ class FakeContexts:
 
 
 @dataclass
+class FakePrograms:
+    """ports.Programs."""
+
+    answer: tuple[int, str] = (0, "")
+    ran: list[list[bytes]] = field(default_factory=list)
+
+    def run(self, argv: Sequence[bytes]) -> tuple[int, str]:
+        self.ran.append(list(argv))
+        return self.answer
+
+
+@dataclass
 class FakeReach:
     """ports.Reach."""
 
     tracee: FakeTracee = field(default_factory=FakeTracee)
     agent: FakeAgent = field(default_factory=FakeAgent)
     contexts: FakeContexts = field(default_factory=FakeContexts)
+    programs: FakePrograms = field(default_factory=FakePrograms)
 
 
 @dataclass
@@ -231,9 +245,10 @@ def ask(
     of: Container | None = None,
     by: Policy | None = None,
     contexts: FakeContexts | None = None,
+    programs: FakePrograms | None = None,
 ) -> Asked:
     """What handler `name` answers; an exception of its goes through."""
-    reach = FakeReach(tracee or FakeTracee(), agent or FakeAgent(), contexts or FakeContexts())
+    reach = FakeReach(tracee or FakeTracee(), agent or FakeAgent(), contexts or FakeContexts(), programs or FakePrograms())
     call = Call(of or container(), by or policy(), Decision(Do.EMULATE, BUILT_IN), reach)
     asked = Asked(call, reach)
     asked.verdict = registry.load()[name].handler(call, args)

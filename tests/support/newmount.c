@@ -11,6 +11,7 @@
  *   ls NAME              opens NAME below the current mount
  *   close                closes the current mount
  *   umount PATH
+ *   old SOURCE TARGET TYPE  mount(2), without the loop devices that mount(8) sets up for files; read-only, nosuid
  *   show PATH            mountinfo of what is mounted at or below PATH: point, flags, type, source, options
  *
  * Built with -m32 -nostdlib it is a program of i386: no C library is needed.
@@ -24,7 +25,7 @@ static long sys(long nr, word a, word b, word c, word d, word e)
 	__asm__ volatile("int $0x80" : "=a"(result) : "0"(nr), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e) : "memory");
 	return result;
 }
-enum { WRITE = 4, READ = 3, OPENAT = 295, CLOSE = 6, EXIT = 1, UMOUNT2 = 52 };
+enum { WRITE = 4, READ = 3, OPENAT = 295, CLOSE = 6, EXIT = 1, UMOUNT2 = 52, MOUNT = 21 };
 #else
 static long sys(long nr, word a, word b, word c, word d, word e)
 {
@@ -33,7 +34,7 @@ static long sys(long nr, word a, word b, word c, word d, word e)
 	__asm__ volatile("syscall" : "=a"(result) : "0"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
 	return result;
 }
-enum { WRITE = 1, READ = 0, OPENAT = 257, CLOSE = 3, EXIT = 60, UMOUNT2 = 166 };
+enum { WRITE = 1, READ = 0, OPENAT = 257, CLOSE = 3, EXIT = 60, UMOUNT2 = 166, MOUNT = 165 };
 #endif
 enum { OPEN_TREE = 428, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT, FSPICK, MOUNT_SETATTR = 442 };
 #define HERE (-100)
@@ -189,6 +190,8 @@ static int step(char **arg)
 		report(what, list(arg[1]));
 	else if (same(what, "close"))
 		return report(what, sys(CLOSE, mount, 0, 0, 0, 0)), 1;
+	else if (same(what, "old"))
+		return report(what, sys(MOUNT, P(arg[1]), P(arg[2]), P(arg[3]), 3, 0)), 4;
 	else if (same(what, "umount"))
 		report(what, sys(UMOUNT2, P(arg[1]), 0, 0, 0, 0));
 	else if (same(what, "show"))

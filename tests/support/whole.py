@@ -53,6 +53,8 @@ POLICIES = {
     ),
     # /proc and /sys as the kernel makes them, for comparisons with it.
     "bare": "extends: [default]\nselectable: true\nleaves: false\n",
+    "fuse": "extends: [default]\nselectable: true\nlimits: {devices: [fuse], agent-deadline: 20s}\n"
+    "mount: {fuse: {squashfs: squashfuse, ext4: not-there}}\n",
     # What Docker gives: no CAP_SYS_ADMIN.
     "engine": "extends: [default]\nselectable: true\ncapabilities: engine\n",
     "names": """\

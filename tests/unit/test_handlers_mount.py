@@ -6,10 +6,10 @@ import errno
 from dataclasses import replace
 
 import pytest
-from support.fakes import FakeAgent, FakeTracee, ask
+from support.fakes import FakeAgent, FakePrograms, FakeTracee, ask, policy
 
 from interceptor.handlers.mount import MountArgs, MountFlag
-from interceptor.policy import Mount
+from interceptor.policy import FilesystemDecision, Mount
 from interceptor.ports import Namespace
 from interceptor.registry import load
 from interceptor.stanza import outside, reach
@@ -160,3 +160,44 @@ def test_policy_decides_by_type_and_subtype() -> None:
     asked = ask("mount", of_type(b"nfs.special"))
     assert asked.verdict == Fail(errno.EACCES)
     assert asked.call.policy.filesystem(b"nfs").mount is Mount.DENY
+
+
+def test_a_program_mounts_what_policy_names_one_for() -> None:
+    by = policy(filesystems={"squashfs": FilesystemDecision(Mount.FUSE, "a.yaml:3", program="squashfuse")})
+    args = MountArgs(b"image", b"/mnt/x", b"squashfs", MountFlag.MS_RDONLY | MountFlag.MS_NOSUID, b"loop,threads=single")
+    programs = FakePrograms()
+    assert ask("mount", args, by=by, programs=programs).verdict == Return(0)
+    assert programs.ran == [
+        [b"squashfuse", b"/proc/12/cwd/image", b"/proc/12/root/mnt/x", b"-o",
+         b"ro,allow_other,default_permissions,nosuid,threads=single"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "number"),
+    [
+        (1, "Can't find a SQUASHFS superblock", errno.EINVAL), (255, "", errno.EINVAL), (127, "", errno.ENODEV),
+        (255, 'exec: "squashfuse": executable file not found in $PATH', errno.ENODEV),
+    ],
+)  # fmt: skip
+def test_what_the_program_says_is_told(status: int, said: str, number: int) -> None:
+    by = policy(filesystems={"squashfs": FilesystemDecision(Mount.FUSE, "a.yaml:3", program="squashfuse")})
+    asked = ask("mount", of_type(b"squashfs"), by=by, programs=FakePrograms((status, said)))
+    assert asked.verdict == Fail(number)
+    assert asked.call.why == f"squashfuse ended with status {status}: {said or 'it said nothing'}"
+
+
+@pytest.mark.parametrize("tracee", [FakeTracee(uid_inside=1000), FakeTracee(mount_namespace=1)])
+def test_a_program_is_run_for_the_containers_root_in_its_own_mount_namespace(tracee: FakeTracee) -> None:
+    by = policy(filesystems={"squashfs": FilesystemDecision(Mount.FUSE, "a.yaml:3", program="squashfuse")})
+    programs = FakePrograms()
+    assert ask("mount", of_type(b"squashfs"), by=by, tracee=tracee, programs=programs).verdict == Fail(errno.ENODEV)
+    assert programs.ran == []
+
+
+@pytest.mark.parametrize("fstype", ["nfs", "nfs4", "cifs", "smb3"])
+def test_network_filesystems_are_refused_with_the_reason(fstype: str) -> None:
+    by = policy(filesystems={fstype: FilesystemDecision(Mount.EMULATE, "a.yaml:3")})
+    asked = ask("mount", of_type(fstype.encode()), by=by)
+    assert asked.verdict == Fail(errno.ENODEV)
+    assert "as a volume" in asked.call.why
