@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import socket
@@ -285,14 +286,20 @@ def test_a_connection_waits_while_there_are_no_descriptors(served: Served, monke
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     late = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     late.settimeout(10)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 3, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+    filling = []
     try:
+        with contextlib.suppress(OSError):
+            while True:
+                filling.append(os.dup(late.fileno()))
         late.connect(str(served.path))
         late.send(b'{"v":1,"op":"echo"}')
         late.settimeout(0.2)
         with pytest.raises(TimeoutError):
             late.recv(1000)
     finally:
+        for fd in filling:
+            os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     late.settimeout(10)
     assert json.loads(late.recv(1000))["ok"]
