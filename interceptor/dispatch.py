@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from interceptor.native.notifier import Hit
     from interceptor.native.pin import Buffer
     from interceptor.notification import Notification
-    from interceptor.ports import Launcher
+    from interceptor.ports import Launcher, Shown
     from interceptor.registry import Syscall
 
 log = structlog.get_logger(__name__)
@@ -360,6 +360,7 @@ class Dispatcher:
         self.repeats: Repeats = before.repeats if before else Repeats()
         self.patience = policy.limits.agent_deadline_ms / 1000
         """Seconds: how long a thread's call waits for its earlier one."""
+        self.shown: Shown | None = before.shown if before else None
         self.home: Home = before.home if before else {}
         self.routes: dict[int, Route] = {}
         """By ic_notification.key: architecture << 32 | number."""
@@ -580,7 +581,7 @@ class Dispatcher:
     def _handle(self, row: Syscall, outcome: Outcome, subject: Subject, decision: Decision, host: Host) -> None:
         """The handler, unless the result of the same, interrupted call is waiting."""
         reach = Reached(self, outcome, subject, host)
-        call = Call(self.container, self.policy, decision, reach)
+        call = Call(self.container, self.policy, decision, reach, self.shown)
         try:
             outcome.verdict = row.handler(call, outcome.args)
             outcome.how = how_of(call, outcome.verdict)
@@ -610,7 +611,9 @@ def conclude(outcome: Outcome, row: Syscall, call: Call) -> None:
 def known(row: Syscall, registers: Sequence[int], arch: Arch) -> dict[str, Any]:
     """The arguments that registers alone tell, by name."""
     values = row.signature.registers(registers, arch)
-    return {f.name: values[f.name] for f in row.signature.fields if not f.kind.pointer and not isinstance(f.kind, Address)}
+    return {
+        f.name: values[f.name] for f in row.signature.fields if not f.kind.pointer and not isinstance(f.kind, Address)
+    }
 
 
 class Unreachable:

@@ -61,6 +61,17 @@ class Way(enum.Enum):
     """By a descriptor (fsetxattr(2)): one that is only a path is EBADF."""
 
 
+@dataclass(frozen=True, slots=True)
+class CpuMask:
+    """What sched_getaffinity(2) answers to a task about itself."""
+
+    cpus: frozenset[int]
+    size: int
+    """Bytes that the kernel fills in, of a buffer that has as many."""
+    least: int
+    """Bytes below which it says EINVAL: one bit for each CPU that there could be."""
+
+
 class Tracee(Protocol):
     """The paused thread, pinned: everything was opened first, then checked with ID_VALID once."""
 
@@ -109,6 +120,18 @@ class Tracee(Protocol):
     def in_nested_user_namespace(self) -> bool:
         """Whether the tracee lives in a user namespace below the container's own."""
 
+    @property
+    def long_bits(self) -> int:
+        """How wide its `long` is: 64, or 32."""
+
+    @property
+    def tid_inside(self) -> int:
+        """Its own number, as it sees it."""
+
+    @property
+    def cpus_allowed(self) -> CpuMask:
+        """Where the kernel lets it run."""
+
     def covered(self, fstype: str) -> Sequence[bytes]:
         """The mount point of a whole, visible `fstype` (proc, sysfs) of the tracee's, then what is mounted below it,
         relative to it, in mount order: what a fresh mount must cover again so that it reveals no more. Empty without one.
@@ -139,6 +162,16 @@ class Contexts(Protocol):
 
     def find_mount(self, fd: int) -> Context | None:
         """The context of the detached mount on which the tracee's descriptor `fd` lies."""
+
+
+class Shown(Protocol):
+    """What a container is shown of the machine by calls, as its /proc and /sys show it by files. Any thread."""
+
+    def sysinfo(self, container: Container, tracee: Tracee) -> bytes | None:
+        """A struct sysinfo as the tracee's architecture lays it out; None: nothing else than the kernel's own."""
+
+    def cpus(self, container: Container, tracee: Tracee, allowed: frozenset[int]) -> Sequence[int] | None:
+        """Those of the CPUs where the tracee is allowed that it is shown, at least one; None: all."""
 
 
 class Agent(Protocol):
@@ -258,6 +291,7 @@ class Call:
     policy: Policy
     decision: Decision
     reach: Reach
+    shown: Shown | None = None
     rule: str = ""
     """``file:line`` that decided, when it is another than the decision's (a filesystem's entry)."""
     why: str = ""
@@ -368,6 +402,9 @@ class Core(Protocol):
 
     def launch_with(self, launcher: Launcher) -> None:
         """How programs are run in containers (ports.Programs)."""
+
+    def show(self, shown: Shown) -> None:
+        """Containers that are registered from now on are shown what `shown` says."""
 
     def unregister(self, container_id: str) -> Container | None:
         """Ends sessions and agents of the container; idempotent."""

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from interceptor.container import Container
     from interceptor.native.keeper import Kept
     from interceptor.policy import Policy, Told
-    from interceptor.ports import Launcher, Operation, Plugin, PluginFactory, Request
+    from interceptor.ports import Launcher, Operation, Plugin, PluginFactory, Request, Shown
     from interceptor.reload import Change
 
 log = structlog.get_logger(__name__)
@@ -111,6 +111,7 @@ class Supervisor:
         self._poll_first = poll_first
         self._entries: dict[str, Entry] = {}
         self._tables: dict[str, Table] = {}
+        self._shown: Shown | None = None
         self._lock = threading.Lock()
         self._reloading = threading.Lock()
         """Held while policies are loaded: one reload after the other."""
@@ -177,6 +178,9 @@ class Supervisor:
     def choose_policy(self, told: Told) -> Policy:
         return self._policies.choose(told)
 
+    def show(self, shown: Shown) -> None:
+        self._shown = shown
+
     def register(self, container: Container) -> None:
         policy = self.policy(container.policy)
         pool = AgentPool(container.ids, policy.limits, start=partial(Link, self.keeper))
@@ -185,6 +189,7 @@ class Supervisor:
             self.hub.open(container.id, container.name), Parking(policy.limits.parked),
             Pace(policy.limits.notifications),
         )  # fmt: skip
+        entry.dispatcher.shown = self._shown
         with self._lock:
             if container.id in self._entries:
                 raise InterceptorError(f"container {container.id!r} is registered already; delete it first")

@@ -12,10 +12,11 @@ import errno
 import re
 from typing import TYPE_CHECKING
 
-from interceptor.errors import InterceptorError, NotificationGone
+from interceptor.args import Arch
+from interceptor.errors import InterceptorError
 from interceptor.native import pin as native
 from interceptor.native.fd import Fd
-from interceptor.ports import AT_FDCWD, Cap, Namespace
+from interceptor.ports import AT_FDCWD, Cap, CpuMask, Namespace
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Pinned:
         self.notifier_fd = notifier
         self.notification_id = notification.id
         self.tid = notification.tid
+        self._arch = notification.arch
         self._held = held
         self._fds: dict[str, int] = {}
         self._home = home
@@ -200,6 +202,21 @@ class Pinned:
             self._fds[key] = native.take(self._held.proc, self.tid, fd)
         return self._fds[key]
 
+    @property
+    def long_bits(self) -> int:
+        return 32 if self._arch == Arch.I386 else 64
+
+    @property
+    def tid_inside(self) -> int:
+        return int(self._status_field("NSpid")[-1])
+
+    @property
+    def cpus_allowed(self) -> CpuMask:
+        digits = "".join(self._status_field("Cpus_allowed")).replace(",", "")
+        bits = int(digits, 16)
+        cpus = frozenset(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1)
+        return CpuMask(cpus, native.cpumask_size(), least=(len(digits) + 1) // 2)
+
     def covered(self, fstype: str) -> Sequence[bytes]:
         """Mount points below the tracee's newest visible mount of `fstype` whose root is the filesystem's root.
 
@@ -244,9 +261,7 @@ class Pinned:
         return native.copy_from(self._held.proc, address, length)
 
     def write(self, address: int, data: bytes) -> None:
-        if not self.waits():
-            raise NotificationGone("a signal came before the answer was written")
-        native.copy_to(self._held.proc, address, data)
+        native.copy_to(self._held.proc, address, data, self.waits)
 
     def close(self) -> None:
         for fd in self._fds.values():

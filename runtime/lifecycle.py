@@ -35,6 +35,7 @@ from runtime.dockercp import Watchers
 from runtime.idrange import Ranges
 from runtime.launch import launch
 from runtime.preparation import Host, prepare
+from runtime.procfs.calls import Calls
 from runtime.procfs.service import Procfs
 from runtime.requests import Creation
 from runtime.underneath import Runtimes
@@ -78,6 +79,7 @@ class Lifecycle:
         self._copies = Watchers(lambda record: f"{places.container(record.id)}/rootfs")
         self._procfs = Procfs(keeper=core.keeper)
         core.launch_with(partial(launch, places))
+        core.show(Calls(self._procfs.view_of))
         self._pending: dict[str, Pending] = {}
         self._creating: set[str] = set()
 

@@ -226,3 +226,10 @@ int ic_pin_capable(int proc, const char *name, uint64_t cap_effective, int cap, 
 	close(here);
 	return result;
 }
+
+long ic_cpumask_size(void)
+{
+	unsigned long mask[1 << 10]; /* 65,536 CPUs */
+
+	return syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+}

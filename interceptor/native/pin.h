@@ -51,5 +51,7 @@ int ic_same_file(int one, int other);
 /* Whether `cap_effective`, held in the pinned tracee's user namespace by `euid`, counts in the user namespace that owns
  * the namespace NAME ("ns/mnt" …): security/commoncap.c cap_capable(). 1, 0 or -errno. */
 int ic_pin_capable(int proc, const char *name, uint64_t cap_effective, int cap, uint32_t euid);
+/* What sched_getaffinity(2) answers to who has room enough: the size of the kernel's masks in bytes. */
+long ic_cpumask_size(void);
 
 #endif

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,7 +16,7 @@ from interceptor.native.fd import Fd
 from interceptor.native.reserve import Reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from interceptor.args import Want
 
@@ -138,6 +139,12 @@ def levels(pid: int) -> int:
     return next((len(line.split()) - 1 for line in status.splitlines() if line.startswith(b"NStgid:")), 0)
 
 
+@cache
+def cpumask_size() -> int:
+    """Bytes that sched_getaffinity(2) fills in."""
+    return int(lib.ic_cpumask_size())
+
+
 def ended(proc: int) -> bool:
     """Whether the task of a /proc/TID has ended."""
     return inode(proc, "ns/user") == 0
@@ -200,9 +207,15 @@ def copy_from(proc: int, address: int, length: int) -> bytes:
     return data
 
 
-def copy_to(proc: int, address: int, data: bytes) -> None:
-    """Writes `data` at `address` of the pinned tracee's memory; OSError(EFAULT) unless all of it can be written."""
+def copy_to(proc: int, address: int, data: bytes, still_waits: Callable[[], bool]) -> None:
+    """Writes `data` at `address` of the pinned tracee's memory; OSError(EFAULT) unless all of it can be written.
+
+    The memory is opened before it is asked whether the tracee still waits: then no other thread has executed a program
+    meanwhile, perhaps a privileged one, whose memory this would be (NotificationGone).
+    """
     with _memory(proc, os.O_WRONLY) as memory:
+        if not still_waits():
+            raise NotificationGone("a signal came before the answer was written")
         written = 0 if address >> 63 else os.pwrite(memory.fileno(), data, address)
     if written < len(data):
         raise OSError(errno.EFAULT, "unwritable")

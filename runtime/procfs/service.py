@@ -26,7 +26,8 @@ from runtime.procfs.table import leaves as all_leaves
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from interceptor.ports import Keeper
+    from interceptor.container import Container
+    from interceptor.ports import Keeper, Tracee
     from runtime.procfs.leaf import View
     from runtime.record import Record
 
@@ -104,6 +105,11 @@ class Procfs:
             assert self._keeper is not None  # noqa: S101 - it gave them
             self._keeper.drop(fuse.KEPT, key)
             Fd(kept.fd).close()
+
+    def view_of(self, container: Container, _tracee: Tracee) -> View | None:
+        """Whose machine a call of the tracee's asks about."""
+        served = self._served.get(container.id)
+        return served.view if served else None
 
     def forget(self, container_id: str) -> None:
         """The container is gone; its mounts answer ENOTCONN from now on, wherever somebody kept one. Idempotent."""

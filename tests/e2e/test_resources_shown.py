@@ -6,6 +6,7 @@ reader. Languages' runtimes that this host has are lent to the container, /usr a
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -150,7 +151,11 @@ def test_the_load_is_not_the_hosts(limited: Limited) -> None:
 def test_java_sees_the_limits(limited: Limited) -> None:
     said = limited.lent("java", "-XshowSettings:system", "-XX:+PrintFlagsFinal", "-version")
     assert re.search(rf"Effective CPU Count: {limited.expected().cpus}\n", said), said[:2000]
-    assert "Memory Limit: 512.00M" in said
+    # A limit as large as the whole machine is none to the JVM (os::Linux::physical_memory(), from sysinfo(2)).
+    assert re.search(r"Memory Limit: (512.00M|Unlimited)\n", said), said[:2000]
+    heap = re.search(r" MaxHeapSize +=\s(\d+)", said)
+    assert heap
+    assert int(heap[1]) == 512 * MiB // 4, "what MaxRAMPercentage makes of 512 MB"
 
 
 def test_node_sees_the_limits(limited: Limited) -> None:
@@ -169,7 +174,11 @@ def test_limits_that_are_changed_are_followed_within_a_second(limited: Limited) 
     look = "grep MemTotal /proc/meminfo; cat /sys/devices/system/cpu/online; grep -c ^processor /proc/cpuinfo"
     wait_for(lambda: limited.sh(look).split() == ["MemTotal:", str(256 << 10), "kB", "0", "1"], "new limits", within=1)
     assert limited.expected().cpus == 1
-    assert limited.sh("getconf _NPROCESSORS_ONLN") == "1"
+    assert limited.sh("getconf _NPROCESSORS_ONLN; nproc; busybox nproc").split() == ["1"] * 3
+    assert limited.lent("python3", "-c", "import os; print(os.cpu_count(), os.sched_getaffinity(0))").split() == [
+        "1",
+        "{0}",
+    ]
     assert limited.sh("free -k | awk '/^Swap/ {print $2}'") == "0"
 
 
@@ -179,3 +188,22 @@ def test_there_is_one_cpu_number_of_the_host_that_stays(limited: Limited) -> Non
         limited.sh("cat /sys/devices/system/cpu/possible")
         == Path("/sys/devices/system/cpu/possible").read_text().strip()
     )
+
+
+BAD_ADDRESSES = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+SYSINFO, SCHED_GETAFFINITY = 99, 204
+for address in (0, 1, 1 << 46, (1 << 63) + 8, (1 << 64) - 8):
+    pointer = ctypes.c_void_p(address)
+    for call in ((SYSINFO, pointer), (SCHED_GETAFFINITY, 0, 128, pointer)):
+        ctypes.set_errno(0)
+        assert libc.syscall(*call) == -1
+        print(os.strerror(ctypes.get_errno()))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are x86-64's")
+def test_bad_addresses_are_efault(limited: Limited) -> None:
+    """With a quota that narrows the mask, so that both calls are answered by us."""
+    assert set(limited.lent("python3", "-c", BAD_ADDRESSES).splitlines()) == {"Bad address"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from interceptor import registry
 from interceptor.container import Container, IdRange
 from interceptor.policy import BUILT_IN, Decision, Do, FilesystemDecision, Mount, Policy
-from interceptor.ports import AT_FDCWD, Call, Cap, Context, Namespace, Way
+from interceptor.ports import AT_FDCWD, Call, Cap, Context, CpuMask, Namespace, Shown, Way
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 IDS = IdRange(1 << 20, 1 << 16)
 MOUNT_NAMESPACE, USER_NAMESPACE = 4026532001, 4026532000
+EIGHT_CPUS = CpuMask(frozenset(range(8)), size=32, least=2)
 DEFAULT = FilesystemDecision(Mount.NATIVE, "default.yaml:50")
 FILESYSTEMS = {
     "*": DEFAULT,
@@ -67,6 +68,9 @@ class FakeTracee:
     """Whether the container has an init that could be stopped."""
     ended: list[str] = field(default_factory=list)
     """What was killed."""
+    long_bits: int = 64
+    tid_inside: int = 5
+    cpus_allowed: CpuMask = EIGHT_CPUS
 
     def kill(self) -> None:
         self.ended.append("process")
@@ -103,6 +107,8 @@ class FakeTracee:
         return self.memory[address][:length]
 
     def write(self, address: int, data: bytes) -> None:
+        if not address:
+            raise OSError(errno.EFAULT, "unmapped")
         self.memory[address] = data
 
     def close(self) -> None:
@@ -246,10 +252,11 @@ def ask(
     by: Policy | None = None,
     contexts: FakeContexts | None = None,
     programs: FakePrograms | None = None,
+    shown: Shown | None = None,
 ) -> Asked:
     """What handler `name` answers; an exception of its goes through."""
     reach = FakeReach(tracee or FakeTracee(), agent or FakeAgent(), contexts or FakeContexts(), programs or FakePrograms())
-    call = Call(of or container(), by or policy(), Decision(Do.EMULATE, BUILT_IN), reach)
+    call = Call(of or container(), by or policy(), Decision(Do.EMULATE, BUILT_IN), reach, shown)
     asked = Asked(call, reach)
     asked.verdict = registry.load()[name].handler(call, args)
     return asked

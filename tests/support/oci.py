@@ -127,6 +127,9 @@ class FakeCore:
     def choose_policy(self, _told: Any) -> Policy:
         return self._policy
 
+    def show(self, _shown: object) -> None:
+        pass
+
     def register(self, container: Container) -> None:
         if container.id in self._containers:
             raise InterceptorError(container.id)

@@ -9,6 +9,7 @@ import pytest
 from support.fakes import container
 
 from interceptor import tracee as module
+from interceptor.args import Arch
 from interceptor.tracee import Pinned, covers, unescape
 from interceptor.wire import Anchor
 
@@ -83,7 +84,7 @@ def anchor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Anchor]:
         monkeypatch.setattr(module.native, "read", lambda _proc, name: files[name])
         monkeypatch.setattr(module.native, "take", lambda _proc, tid, fd: 1000 + fd if tid == TID else -1)
         held = SimpleNamespace(proc=3, close=lambda: None)
-        notification = SimpleNamespace(id=1, tid=TID)
+        notification = SimpleNamespace(id=1, tid=TID, arch=Arch.X86_64)
         return Pinned(container(), {}, 5, notification, held).anchor(path)  # type: ignore[arg-type]
 
     return make
