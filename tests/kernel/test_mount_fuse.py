@@ -1,6 +1,6 @@
 """Filesystems that a program of the container's own mounts, because policy says so: squashfs by squashfuse.
 
-The program and its libraries are the host's, copied into the container.
+The program is the host's, copied into the container.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
+from support.borrowed import put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,23 +24,6 @@ pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
-
-
-def put(box: whole.Box, name: str) -> None:
-    """A program of the host's with what it links to, as /bin/NAME."""
-    program = shutil.which(name)
-    if program is None:
-        pytest.skip(f"{name} is not installed: requirements/tests.apt")
-    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    libraries = box.rootfs / "probe/lib"
-    libraries.mkdir(parents=True, exist_ok=True)
-    for library in re.findall(r"(/\S+) \(0x", listed):
-        shutil.copy2(library, libraries)
-    shutil.copy2(program, box.rootfs / f"probe/{name}.elf")
-    script = box.rootfs / f"bin/{name}"
-    loader = next(path.name for path in libraries.iterdir() if path.name.startswith("ld-linux"))
-    script.write_text(f'#!/bin/sh\nexec /probe/lib/{loader} --library-path /probe/lib /probe/{name}.elf "$@"\n')
-    script.chmod(0o755)
 
 
 @pytest.fixture(params=["runc", "crun"], scope="module")
