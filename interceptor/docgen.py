@@ -1,4 +1,5 @@
-"""Generated documents: docs/syscalls.md from the registry, docs/policy.schema.json from registry and policy types.
+"""Generated documents: docs/syscalls.md from the registry, docs/policy.schema.json from registry and policy types,
+docs/profiles/ from the shipped policies.
 
 ``python -m interceptor.docgen`` writes them below ``docs/``, ``--check`` says by exit status and a diff whether they
 are fresh. Nothing in them is typed by hand, so a handler that is dropped in appears in both.
@@ -17,7 +18,7 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interceptor import policy_grammar, policy_limits, registry
+from interceptor import policy_file, policy_grammar, policy_limits, registry, stanza
 from interceptor.args import Address, Buffer, Field, Flags, Integer, Kind, String
 from interceptor.limits import NETWORK_FILESYSTEMS, Limits
 from interceptor.policy import Do, EngineProfile, Mount, Policy
@@ -33,7 +34,25 @@ Schema = dict[str, Any]
 def documents(rows: Mapping[str, Syscall]) -> dict[str, str]:
     """File name → content."""
     schema = json.dumps(policy_schema(rows), indent=2, ensure_ascii=False)
-    return {"syscalls.md": syscalls_page(rows), "policy.schema.json": schema + "\n"}
+    return {"syscalls.md": syscalls_page(rows), "policy.schema.json": schema + "\n", **profiles(rows)}
+
+
+# docs/profiles
+
+
+def profiles(rows: Mapping[str, Syscall]) -> dict[str, str]:
+    """What the filter of each shipped policy does by itself: OCI seccomp profiles, to be read; runtime/seccomp.py merges
+    them with the engine's and adds architectures and listener.
+    """
+    checkout = Path(__file__).parents[1] / "policies"
+    policies = policy_file.load_all([checkout if checkout.is_dir() else policy_file.SHIPPED], rows).policies
+    return {f"profiles/{name}.json": _profile(stanza.rules(rows, policy)) for name, policy in sorted(policies.items())}
+
+
+def _profile(rules: Sequence[stanza.OciRule]) -> str:
+    """One rule a line: a change of a policy is a change of few lines."""
+    lines = ",\n".join(f"    {json.dumps(rule)}" for rule in rules)
+    return f'{{\n  "defaultAction": "SCMP_ACT_ALLOW",\n  "syscalls": [\n{lines}\n  ]\n}}\n'
 
 
 # docs/syscalls.md
@@ -300,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1 if diff else 0
     options.directory.mkdir(parents=True, exist_ok=True)
     for name, content in documents(rows).items():
+        (options.directory / name).parent.mkdir(exist_ok=True)
         (options.directory / name).write_text(content, encoding="utf-8")
     return 0
 

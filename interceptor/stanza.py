@@ -94,10 +94,22 @@ comparisons of one argument in a rule for alternatives.
 
 
 def conditions(row: Syscall, policy: Policy) -> list[Masks]:
-    """Which calls reach the supervisor, as alternatives: the row's `when`, and what policy has to say beyond it."""
+    """Which calls reach the supervisor, as alternatives: the row's `when`, as far as a rule can do anything but leave them
+    to the kernel, and what policy has to say beyond it.
+    """
     own = _conditions(row)
     beyond = complement(own)
-    return own + [_masks(rule, row) for rule in policy.ladder(row.name) if _reaches(rule, row, beyond)]
+    return _wanted(row, policy, own) + [_masks(rule, row) for rule in policy.ladder(row.name) if _reaches(rule, row, beyond)]
+
+
+def _wanted(row: Syscall, policy: Policy, own: list[Masks]) -> list[Masks]:
+    """`own` without what no rule wants, where all that remains after them is native."""
+    *rules, last = policy.ladder(row.name)
+    if last.decision.do is not Do.NATIVE or last.decision.log:
+        return own
+    wanted = [_masks(rule, row) for rule in rules if rule.decision.do is not Do.NATIVE or rule.decision.log]
+    both = (_all(tests, others) for tests in own for others in wanted)
+    return _shortest([tests for tests in both if tests is not None])
 
 
 def _conditions(row: Syscall) -> list[Masks]:

@@ -64,6 +64,24 @@ def test_what_pretends_throughout_is_answered_by_the_filter_too(tmp_path: Path) 
     assert (row.action, row.number, row.rule) == (Action.RETURN, 0, f"{file}:2")
 
 
+@pytest.mark.parametrize(
+    ("rules", "sent"),
+    [
+        ("{when: {flags: {has: MS_RDONLY}}, do: emulate}, {do: native}", [{3: (NOT_NEW | 1, 1)}]),
+        ("{when: {flags: {has: MS_RDONLY}}, do: deny}, {when: {flags: {has: MS_NOSUID}, data: x}, do: emulate}, {do: native}",
+         [{3: (NOT_NEW | 1, 1)}, {3: (NOT_NEW | 2, 2)}, {3: (1, 1)}]),
+        ("{when: {flags: {has: MS_RDONLY}}, do: emulate}, {when: {fstype: x}, do: emulate}, {do: native}", [{3: (NOT_NEW, 0)}]),
+        ("{when: {flags: {has: MS_RDONLY}}, do: native}, {when: {flags: {has: MS_NOSUID}}, do: emulate}, {do: native}",
+         [{3: (NOT_NEW | 2, 2)}]),
+        ("{when: {flags: {has: MS_RDONLY}}, do: emulate}, {do: native, log: true}", [{3: (NOT_NEW, 0)}]),
+        ("{when: {flags: {has: MS_RDONLY}}, do: emulate}", [{3: (NOT_NEW, 0)}]),
+    ],
+)  # fmt: skip
+def test_the_filter_sends_only_what_some_rule_wants(tmp_path: Path, rules: str, sent: list[stanza.Masks]) -> None:
+    p = policy(tmp_path, f"default: emulate\ncalls: {{mount: [{rules}]}}\n")
+    assert stanza.conditions(MOUNT, p) == sent
+
+
 @pytest.mark.parametrize("do", ["kill", "stop"])
 def test_nobody_is_killed_but_by_the_supervisor(tmp_path: Path, do: str) -> None:
     text = f"default: native\ncalls: {{sethostname: [{{do: {do}}}]}}\n"
