@@ -289,6 +289,7 @@ class Supervisor:
         self.drain()
         return {
             "containers": self.describe(), "keeper": self.keeper.exists, "journal": self.journal.occupied,
+            "unanswered": self.journal.unanswered,
             "calls": [event(record, self.rows) for record in self.hub.history(None, Selection(), RECENT)],
         }  # fmt: skip
 

@@ -151,6 +151,11 @@ class Journal:
             os.close(kept.fd)
 
     @property
+    def unanswered(self) -> int:
+        """Notifications that were received and not answered yet."""
+        return sum(bool(self.record(number).id) for number in range(self._c.top))
+
+    @property
     def occupied(self) -> int:
         """Records in use."""
         with self._lock:
