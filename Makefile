@@ -13,7 +13,7 @@ SOURCES := pyproject.toml meson.build $(shell find interceptor runtime policies 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LIBRARY := $(PREFIX)/lib/interceptor
 
-.PHONY: build demo test lint bench attack docs install uninstall clean
+.PHONY: build demo test lint bench attack soak docs install uninstall clean
 .NOTPARALLEL:
 
 build: $(STAMPS)/install
@@ -39,6 +39,15 @@ bench: build $(STAMPS)/images.apt
 ROUNDS ?= 1000000
 attack: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
 	INTERCEPTOR_ATTACK_ROUNDS=$(ROUNDS) $(BIN)/pytest tests/attack
+
+# Supervisors are killed under load for minutes, and containers come and go by the thousand: nothing fails, nothing grows.
+# `make test` has the same for seconds.
+soak: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
+	INTERCEPTOR_SOAK_SECONDS=$(DURATION) INTERCEPTOR_SOAK_BOXES=$(BOXES) INTERCEPTOR_SOAK_CYCLES=$(CYCLES) $(BIN)/pytest -s tests/soak
+
+DURATION ?= 300
+BOXES ?= 10
+CYCLES ?= 2000
 
 # What is generated from the code.
 docs: build

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,18 @@ if TYPE_CHECKING:
     from support.whole import Host
 
 
+class Killed(list[int]):
+    """The pids that were hit, and how many seconds after each the next one answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+
 @contextmanager
-def killing(host: Host, every: float) -> Iterator[list[int]]:
-    """SIGKILL to the supervisor every so many seconds; yields the pids that it hit."""
-    killed: list[int] = []
+def killing(host: Host, every: float) -> Iterator[Killed]:
+    """SIGKILL to the supervisor every so many seconds."""
+    killed = Killed()
     over = threading.Event()
 
     def kill() -> None:
@@ -27,9 +36,13 @@ def killing(host: Host, every: float) -> Iterator[list[int]]:
             try:
                 pid = host.supervisor_pid()
                 os.kill(pid, signal.SIGKILL)
-            except (InterceptorError, OSError):  # it had just died, or not come up
+                begin = time.monotonic()
+                while _answering(host) in (pid, None):
+                    over.wait(0.01)
+            except (InterceptorError, OSError):  # it had just died
                 continue
             killed.append(pid)
+            killed.seconds.append(time.monotonic() - begin)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -38,3 +51,10 @@ def killing(host: Host, every: float) -> Iterator[list[int]]:
     finally:
         over.set()
         thread.join()
+
+
+def _answering(host: Host) -> int | None:
+    try:
+        return host.supervisor_pid()
+    except (InterceptorError, OSError):
+        return None

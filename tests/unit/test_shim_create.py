@@ -196,7 +196,8 @@ def test_the_creation_goes_on_with_the_supervisor_that_follows(
         wait_for(lambda: len(supervisor.seen) > 1, "the entry comes back", within=20)
         go_on.touch()
         assert process.wait(timeout=30) == 0
-    assert [request["op"] for request in supervisor.seen] == ["create", "resume", "created"]
+    said = [request["op"] for request in supervisor.seen]
+    assert list(dict.fromkeys(said)) == ["create", "resume", "created"]  # a second resume, should that be cut as well
     assert calls(tmp_path) == ["create"]
 
 

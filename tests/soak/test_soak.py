@@ -1,0 +1,124 @@
+"""Under fire and for long: what `make test` does for seconds, `make soak` does for minutes.
+
+$INTERCEPTOR_SOAK_SECONDS, _BOXES and _CYCLES say how much; each test prints a summary line (pytest -s).
+"""
+
+# ruff: noqa: T201 - summary lines
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support import whole
+from support.under_fire import killing
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECONDS = int(os.environ.get("INTERCEPTOR_SOAK_SECONDS", "8"))
+BOXES = int(os.environ.get("INTERCEPTOR_SOAK_BOXES", "3"))
+CYCLES = int(os.environ.get("INTERCEPTOR_SOAK_CYCLES", "25"))
+WARM = 10
+"""Cycles before anything is counted: pools and caches fill."""
+GROWTH_KB = 4096
+"""Resident memory that the supervisor may gain; a leak of a kilobyte a cycle shows in `make soak`."""
+READING = """
+end=$(($(date +%s) + {seconds})) rounds=0
+while [ $(date +%s) -lt $end ]; do
+    cat /proc/meminfo /proc/uptime /proc/stat >/dev/null || exit 1
+    hostname inner-$rounds || exit 1
+    rounds=$((rounds + 1))
+done
+"""
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.kernel,
+    pytest.mark.slow,
+    pytest.mark.timeout(0 if SECONDS > 60 or CYCLES > 200 else 300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+
+
+@pytest.fixture
+def host() -> Iterator[whole.Host]:
+    with whole.host("crun", kept=True) as host:
+        yield host
+
+
+def inside(box: whole.Box, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", "exec", "--user", "0:0", box.id, *command),
+        env=box.host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+    )  # fmt: skip
+
+
+def test_nothing_fails_while_supervisors_are_killed(host: whole.Host) -> None:
+    boxes = [host.box() for _ in range(BOXES)]
+    with killing(host, 2.0) as killed:
+        running = [inside(box, box.probe("steady"), str(SECONDS), "proc", "/mnt") for box in boxes]
+        running += [inside(box, "sh", "-euc", READING.format(seconds=SECONDS)) for box in boxes]
+        ended = [(process, *process.communicate(timeout=SECONDS + 120)) for process in running]
+    failed = [f"{process.returncode}: {out}{error[-1000:]}" for process, out, error in ended if process.returncode]
+    assert not failed, "\n".join(failed) + host.log.read_text()[-4000:]
+    words = [out.split() for _, out, _ in ended if out.startswith("rounds")]
+    rounds, longest = (sum(int(w[1]) for w in words), max(int(w[-1]) for w in words))
+    slowest = int(max(killed.seconds) * 1000)
+    print(f"\nunder fire: {BOXES} containers, {SECONDS} s, {len(killed)} supervisors killed, {rounds} mounts, 0 failures, "
+          f"longest stall {longest} ms, slowest restart {slowest} ms")  # fmt: skip
+    assert longest < slowest + 1000
+
+
+def resources(pid: int) -> dict[str, int]:
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {
+        "fds": len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        "threads": int(status["Threads"]),
+        "kB": int(status["VmRSS"].split()[0]),
+    }
+
+
+def everything(host: whole.Host) -> dict[str, dict[str, int]]:
+    namespace = host.run("cat", "/proc/self/mountinfo").stdout.count("\n")
+    directories = len([path for top in ("run", "state") for path in (host.directory / top).rglob("*")])
+    return {
+        "supervisor": resources(host.supervisor_pid()),
+        "keeper": resources(int((host.directory / "run/keeper.lock").read_text())),
+        "host": {"mounts": namespace, "files": directories, "containers": len(json.loads(host.interceptor("ps", "--json")))},
+    }
+
+
+def cycle(host: whole.Host) -> None:
+    box = host.box()
+    box.sh("mount -t proc none /mnt && cat /proc/uptime >/dev/null && umount /mnt")
+    box.remove()
+
+
+def test_nothing_grows(host: whole.Host) -> None:
+    for _ in range(WARM):
+        cycle(host)
+    before = wait_settled(host)
+    for _ in range(CYCLES):
+        cycle(host)
+    after = wait_settled(host, before)
+    print(f"\ngrowth: {CYCLES} containers; before {before}, after {after}")
+    for part, figures in after.items():
+        for name, value in figures.items():
+            slack = GROWTH_KB if name == "kB" else 0
+            assert value <= before[part][name] + slack, (part, name, before, after)
+
+
+def wait_settled(host: whole.Host, like: dict[str, dict[str, int]] | None = None) -> dict[str, dict[str, int]]:
+    """Sessions end a moment after their containers do."""
+
+    def settled() -> dict[str, dict[str, int]] | None:
+        found = everything(host)
+        most = like["supervisor"]["threads"] if like else found["supervisor"]["threads"]
+        return found if found["supervisor"]["threads"] <= most and not found["host"]["containers"] else None
+
+    return wait_for(settled, "sessions to end", within=20)
