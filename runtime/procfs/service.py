@@ -20,6 +20,7 @@ from interceptor.errors import InterceptorError
 from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
 from runtime.procfs import attach, files, views
+from runtime.procfs.follow import Follower
 from runtime.procfs.leaf import Leaf, Rung
 from runtime.procfs.table import leaves as all_leaves
 
@@ -66,6 +67,7 @@ class Procfs:
         self._lock = threading.Lock()
         self._server: fuse.Server | None = None
         self._served: dict[str, Served] = {}
+        self._follower = Follower(lambda: [served.view for served in tuple(self._served.values())])
 
     def give(self, record: Record, pid: int, base: str) -> None:
         """Makes the container's leaves and attaches them to its proc and sysfs; its init `pid` has not run anything yet.
@@ -119,7 +121,7 @@ class Procfs:
             served.mounts.close()
 
     def start(self) -> None:
-        """Starts the server's thread, if that is to be: it stays in the mount namespace that the caller is in."""
+        """Starts the threads, if they are to be: they stay in the mount namespace that the caller is in."""
         if self._table:
             self._running()
 
@@ -127,6 +129,7 @@ class Procfs:
         with self._lock:
             if self._server is None:
                 self._server = fuse.Server()
+                self._follower.start()
             return self._server
 
     def _serve(self, record: Record, pid: int, base: str, undo: ExitStack) -> Served:
