@@ -130,6 +130,9 @@ class FakeCore:
     def show(self, _shown: object) -> None:
         pass
 
+    def launch_with(self, _launcher: object) -> None:
+        pass
+
     def register(self, container: Container) -> None:
         if container.id in self._containers:
             raise InterceptorError(container.id)
