@@ -10,7 +10,8 @@ import errno
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from operator import attrgetter
 from threading import Condition
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -200,15 +201,18 @@ class Repeats:
             return memory.made(key[1:], _text(args))
         return made.mount_id if made and made.args == args and time.monotonic() < made.expires else 0
 
+    def announce(self, key: Key, args: Any, mount_id: int) -> None:
+        """The answer is about to be sent: the very next call that C receives may be the same one."""
+        memory = self._shared.get(key[0])
+        if memory is not None:
+            memory.remember(key[1:], _text(args), mount_id, MEMORY)
+
     def answered(self, key: Key, args: Any = None, mount_id: int = 0) -> None:
         """The kernel took the answer."""
         with self._changed:
             self._results.pop(key, None)
             self._attempts.pop(key, None)
-            memory = self._shared.get(key[0])
-            if mount_id and memory is not None:
-                memory.remember(key[1:], _text(args), mount_id, MEMORY)
-            elif mount_id:
+            if mount_id and key[0] not in self._shared:
                 _remember(self._made, key, Made(args, mount_id, time.monotonic() + MEMORY))
             self._leave(key)
 
@@ -259,9 +263,15 @@ _NOTHING: tuple[Outcome | None, float] = (None, 0.0)
 
 def _text(args: Any) -> bytes:
     """The strings of decoded args as C keeps them: each with its NUL, in the order in which they are copied."""
-    names = getattr(args, "COPIED", None) or tuple(getattr(args, "__slots__", ()))
-    values = [getattr(args, name) for name in names]
-    return b"".join(value + b"\0" for value in values if isinstance(value, bytes))
+    kind: Any = type(args)
+    return b"".join([value + b"\0" for value in _copied(kind)(args) if isinstance(value, bytes)])
+
+
+@cache
+def _copied(kind: type[Any]) -> Callable[[Any], Sequence[Any]]:
+    """What yields all fields of an args class, strings in the order in which they are copied."""
+    names = getattr(kind, "COPIED", None) or tuple(getattr(kind, "__slots__", ()))
+    return attrgetter(*names) if len(names) > 1 else lambda args: [getattr(args, name) for name in names]
 
 
 def _remember(table: OrderedDict[Key, Any], key: Key, value: Any) -> None:
@@ -528,6 +538,11 @@ class Dispatcher:
             return Fail(errno.EINTR), "an earlier supervisor died in it, and nobody knows what was done"
         return Fail(reply.error) if reply.error else Return(), "the agent of an earlier supervisor had done it"
 
+    def announce(self, outcome: Outcome) -> None:
+        """To be told before the answer of an outcome that `entered`."""
+        if outcome.attached and not self.container.wait_killable:
+            self.repeats.announce(outcome.entered, outcome.args, outcome.attached)
+
     def settle(self, outcome: Outcome, *, delivered: bool) -> None:
         """To be told once for each outcome that `entered`: whether the tracee was still there for its answer."""
         key = outcome.entered
@@ -704,7 +719,8 @@ class Reached:
             raise _DoneBefore(earlier)
         if repeats.carry_through(key):
             tracee.notification_id = 0  # nobody is asked any more whether the tracee still waits
-        return PinnedAgent(dispatcher.pool, tracee, self._host.slow, repeats.made(key, outcome.args))
+        made = 0 if dispatcher.container.wait_killable else repeats.made(key, outcome.args)
+        return PinnedAgent(dispatcher.pool, tracee, self._host.slow, made)
 
 
 def how_of(call: Call, verdict: Verdict) -> How:

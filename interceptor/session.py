@@ -26,6 +26,7 @@ from interceptor.native.notifier import (
     FULL,
     LOST,
     SLOW,
+    UNHEARD,
     UNTAKEN,
     WANTED,
     Hit,
@@ -265,7 +266,7 @@ class Worker:
         self._session.outcomes.append(outcome)
         self._answer(outcome)
 
-    def receive(self) -> None:
+    def receive(self) -> None:  # noqa: C901 - one loop, for the reason below
         """Until all tracees are gone, or until a successor took over.
 
         The quick branch is the round trip that bench/roundtrip.py holds against a bare C loop: every name in it is local.
@@ -274,10 +275,14 @@ class Worker:
         following, c, out = receiver.next, receiver.c, receiver.out
         session, dispatcher = self._session, None
         quick: dict[int, tuple[Callable[[], Verdict] | None, int]] = {}
+        pending: Outcome | None = None
         last: Verdict | None = None
         answer = (0, 0, 0)
         failure = following(c, 0, 0, 0, 0, -1, out)
         while True:
+            if pending is not None:
+                self._settle(pending, delivered=not out.sent)
+                pending = None
             if failure and (failure := self._go_on(failure, receiver)):
                 break
             if session.dispatcher is not dispatcher:
@@ -298,7 +303,7 @@ class Worker:
             if self._parked:
                 self._finish(outcome)
                 return
-            failure = self._answer_and_receive(outcome, receiver)
+            pending, failure = self._answer_and_receive(outcome, receiver)
         if ended(failure):
             self._session.over()
 
@@ -308,7 +313,7 @@ class Worker:
         while failure in _NOTHING_CAME:
             if failure == FULL:
                 session.notifier.collect()
-            else:
+            elif failure == WANTED:
                 session.dispatcher.pool.wanted()
             failure = receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
         if failure == UNTAKEN:
@@ -319,15 +324,15 @@ class Worker:
             return failure
         return 0
 
-    def _answer_and_receive(self, outcome: Outcome, receiver: Receiver) -> int:
-        """In one C call where that may be. Not where something was done: what became of the answer must be known before the
-        same call comes again, which C may decide by itself.
-        """
+    def _answer_and_receive(self, outcome: Outcome, receiver: Receiver) -> tuple[Outcome | None, int]:
+        """In one C call where the verdict allows it: then `receive` sees in `sent` what became of the outcome returned."""
         verdict = outcome.verdict
-        if verdict is None or isinstance(verdict, AddFd) or outcome.entered:
+        if verdict is None or isinstance(verdict, AddFd):
             self._answer(outcome)
-            return receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
-        return receiver.next(receiver.c, outcome.notification.id, *wire_form(verdict), -1, receiver.out)
+            return None, receiver.next(receiver.c, 0, 0, 0, 0, -1, receiver.out)
+        if outcome.entered:
+            self._session.dispatcher.announce(outcome)
+        return outcome, receiver.next(receiver.c, outcome.notification.id, *wire_form(verdict), -1, receiver.out)
 
     def _quick_answers(self, dispatcher: Dispatcher) -> dict[int, tuple[Callable[[], Verdict] | None, int]]:
         """For each pure route, by its key: what answers the notification in the receiver's buffer, and its note."""
@@ -371,6 +376,8 @@ class Worker:
         """In a call of its own."""
         delivered = False
         try:
+            if outcome.entered:
+                self._session.dispatcher.announce(outcome)
             if outcome.verdict is not None:
                 self._session.notifier.answer(outcome.notification.id, outcome.verdict)
                 delivered = True
@@ -387,7 +394,7 @@ class Worker:
             self._session.dispatcher.settle(outcome, delivered=delivered)
 
 
-_NOTHING_CAME = frozenset({FULL, WANTED})
+_NOTHING_CAME = frozenset({FULL, WANTED, UNHEARD})
 _HANDED = frozenset({SLOW, LOST})
 _NOT_QUICK: tuple[None, int] = (None, -1)
 

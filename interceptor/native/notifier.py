@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import time
 from collections import deque
 from threading import Lock
@@ -46,6 +47,8 @@ SLOW: int = lib.IC_SLOW
 LOST: int = lib.IC_LOST
 WANTED: int = lib.IC_WANTED
 """What `Receiver.next` says of the agent that C used (notify.h)."""
+UNHEARD: int = lib.IC_UNHEARD
+"""It received nothing, because nobody waited for the answer that it was to send first."""
 UNREAD = 32
 """How many times a session's hits are collected before somebody has to read them, or loses the oldest: some thirty
 thousand calls."""
@@ -243,11 +246,14 @@ class Notifier:
             os.close(fd)
 
 
+_AGAIN = struct.Struct("=9Q")
+"""struct ic_again (shortcut.h)."""
+
+
 def _made_key(call: Sequence[int], text: bytes) -> int:
-    tid, arch, number, ip, *registers = call
-    c = ffi.new("struct ic_notification *")
-    c.tid, c.key, c.ip, c.args = tid, arch << 32 | number, ip, registers
-    return int(lib.ic_made_key(c, text, len(text)))
+    tid, arch, number, *rest = call
+    again = _AGAIN.pack(tid, arch << 32 | number, *rest) + text
+    return lib.ic_made_key(again, len(again))  # type: ignore[no-any-return]
 
 
 def _each(hits: bytes) -> Iterator[Any]:

@@ -305,6 +305,8 @@ int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t erro
 	if (note >= 0) {
 		remember(session, out, IC_NOTE | (uint32_t)note, value, error, flags);
 		publish(session);
+	} else if (out->sent) {
+		return IC_UNHEARD;
 	}
 	for (;;) {
 		int failure;

@@ -34,6 +34,8 @@ enum ic_next {
 	IC_SLOW = 4,         /* it has taken the call, with its id for a cookie, and has not answered yet; see `handed` */
 	IC_LOST = 5,         /* it has taken the call and ended; see `handed` */
 	IC_WANTED = 6,       /* it is back, and somebody waits for it; nothing was received */
+	IC_UNHEARD = 7,      /* the tracee was gone when it was answered (`sent`): nothing was received, so that whoever acted can
+	                      * note that before the same call comes again. Not of calls with a note */
 };
 
 struct ic_condition {

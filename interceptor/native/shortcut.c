@@ -170,6 +170,7 @@ void ic_slot_want(struct ic_slot *slot, int wanted)
 	__atomic_store_n(&slot->wanted, wanted, __ATOMIC_SEQ_CST);
 }
 
+#define BASIS 0xcbf29ce484222325u
 #define PRIME 0x100000001b3u /* FNV-1a: whoever makes two of its own calls look alike may lose one of its own mounts */
 
 static uint64_t digest(uint64_t sum, const void *data, size_t size)
@@ -179,15 +180,20 @@ static uint64_t digest(uint64_t sum, const void *data, size_t size)
 	return sum;
 }
 
-uint64_t ic_made_key(const struct ic_notification *call, const char *text, uint32_t length)
+uint64_t ic_made_key(const void *again, uint64_t size)
 {
-	uint64_t sum = 0xcbf29ce484222325u;
+	uint64_t sum = digest(BASIS, again, size);
 
-	sum = digest(sum, &call->tid, sizeof call->tid);
-	sum = digest(sum, &call->key, sizeof call->key);
-	sum = digest(sum, &call->ip, sizeof call->ip);
-	sum = digest(sum, call->args, sizeof call->args);
-	sum = digest(sum, text, length);
+	return sum ? sum : 1;
+}
+
+static uint64_t key_of(const struct ic_notification *call, const struct strings *strings)
+{
+	struct ic_again again = {call->tid, call->key, call->ip, {0}};
+	uint64_t sum;
+
+	memcpy(again.args, call->args, sizeof again.args);
+	sum = digest(digest(BASIS, &again, sizeof again), strings->text, strings->length);
 	return sum ? sum : 1;
 }
 
@@ -372,7 +378,7 @@ static int stand_in(struct ic_session *session, const struct ic_shortcut *shortc
 		close(root);
 		return IC_MISS;
 	}
-	key = shortcut->restarts ? ic_made_key(call, strings->text, strings->length) : 0;
+	key = shortcut->restarts ? key_of(call, strings) : 0;
 	result = exchange(session, shortcut, &action, agent, root, call, key, &reply);
 	close(root);
 	if (result == 1) {

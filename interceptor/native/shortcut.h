@@ -68,8 +68,12 @@ struct ic_made {
 	uint32_t attempts;   /* how often it was interrupted before anything was done */
 };
 
-/* What a restarted call shares with its earlier self: thread, place in the program, registers, and its strings as in ic_hit. */
-uint64_t ic_made_key(const struct ic_notification *call, const char *text, uint32_t length);
+/* What a restarted call shares with its earlier self; its strings, as in ic_hit, follow. */
+struct ic_again {
+	uint64_t tid, call, ip, args[6]; /* `call` is ic_notification.key */
+};
+/* A number for that, never 0. */
+uint64_t ic_made_key(const void *again, uint64_t size);
 /* The mount that was made for the call, or 0. */
 uint64_t ic_made_find(const struct ic_session *session, uint64_t key);
 void ic_made_put(struct ic_session *session, uint64_t key, uint64_t mount, uint64_t nanoseconds);
