@@ -62,6 +62,8 @@ def fsconfig(call: Call, args: FsconfigArgs) -> Verdict:
     if context is None:
         return Continue(because="the context is one of the kernel's")
     call.rule = context.choice.rule
+    if context.fstype == b"overlay" and call.tracee.in_nested_user_namespace:
+        return Continue(because="trusted attributes are lent to the container's own user namespace only")
     if args.cmd in (Command.CMD_CREATE, Command.CMD_CREATE_EXCL):
         return _create(call, args, context)
     if context.fstype == b"overlay" and context.choice.mount is Mount.EMULATE and args.key is not None:

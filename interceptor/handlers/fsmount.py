@@ -66,14 +66,21 @@ def fsmount(call: Call, args: FsmountArgs) -> Verdict:
     call.rule = context.choice.rule
     if args.flags & ~int(FsmountFlag.FSMOUNT_CLOEXEC) or args.attr_flags & ~VALID or args.attr_flags & ATIME not in (0, 16, 32):
         return Continue(because="flags that do not exist are the kernel's to refuse")
-    if not context.created and (context.choice.mount is not Mount.EMULATE or _is_overlay(context)):
-        return Continue(because="nothing was made that could be lent")
+    if not _is_ready(call, context):
+        return Continue(because="nothing was made that could be lent, or not to a nested user namespace")
     if context.choice.mount is Mount.DENY:
         return call.deny(context.choice.errno, f"filesystem type {context.fstype.decode(errors='replace')!r}")
     # A signal may have come before the descriptor could be injected: then the mount is there.
     if not context.mounted and not _mount(call, args, context):
         return Continue(because="without a visible one nobody knows what it may reveal; the kernel checks that itself")
     return AddFd(call.agent.open_mount(context), cloexec=bool(args.flags & FsmountFlag.FSMOUNT_CLOEXEC))
+
+
+def _is_ready(call: Call, context: Context) -> bool:
+    """Trusted attributes of an overlay are the container's own user namespace's, whoever opened the context."""
+    if _is_overlay(context) and call.tracee.in_nested_user_namespace:
+        return False
+    return context.created or (context.choice.mount is Mount.EMULATE and not _is_overlay(context))
 
 
 def _mount(call: Call, args: FsmountArgs, context: Context) -> bool:

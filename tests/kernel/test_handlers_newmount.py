@@ -122,6 +122,24 @@ def test_masks_are_over_a_fresh_proc_too(box: whole.Box) -> None:
     assert seen[-3:-1] == ["character special file", "1"]
 
 
+def test_covers_cannot_be_left_behind(box: whole.Box) -> None:
+    """A detached mount must not be copied without what covers it."""
+    program = box.probe("newmount", *OPTIONS)
+    inner = f"{program} open proc create mount 0xe reclone move /mnt; stat -c %F /mnt/meminfo"
+    done = box.exec("unshare", "-m", "sh", "-euc", f'{MASKS}; unshare -Urpfm sh -c "{inner}"')
+    seen = done.stdout.splitlines()
+    assert seen[:4] == ["open ok", "create ok", "mount ok", "reclone errno 22"], seen
+    assert "regular file" not in seen
+
+
+def test_a_context_that_was_handed_on_lends_nothing_to_a_nested_user_namespace(box: whole.Box) -> None:
+    """The container's root opens it, somebody in a user namespace below inherits it."""
+    program = box.probe("newmount", *OPTIONS)
+    inner = f"{program} inherit 3 set lowerdir+=/data/lower set lowerdir+=/data/second set metacopy=on create mount 0"
+    seen = box.sh(f"{program} open overlay keep 3 run /bin/unshare -Urm {inner}").splitlines()
+    assert seen[-2:] == ["create errno 1", "mount errno 22"], seen
+
+
 def test_a_hidden_mask_still_hides(box: whole.Box) -> None:
     program = box.probe("newmount", *OPTIONS)
     inner = f"mount -t tmpfs none /proc; {program} open proc create mount 0xe"

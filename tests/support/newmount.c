@@ -7,9 +7,11 @@
  *   mount ATTRIBUTES     fsmount; the mount is the current one
  *   move PATH            move_mount; "fd:PATH" onto a descriptor of PATH
  *   clone PATH           open_tree(OPEN_TREE_CLONE); the mount is the current one
+ *   reclone              open_tree(OPEN_TREE_CLONE) of the current mount, without what is mounted below it
  *   attr SET CLEAR       mount_setattr of the current mount
  *   ls NAME              opens NAME below the current mount
  *   close                closes the current mount
+ *   keep, run PROGRAM …  the context survives execve, which is what happens next; `inherit FD`: it is the current one
  *   umount PATH
  *   old SOURCE TARGET TYPE  mount(2), without the loop devices that mount(8) sets up for files; read-only, nosuid
  *   show PATH            mountinfo of what is mounted at or below PATH: point, flags, type, source, options
@@ -25,7 +27,7 @@ static long sys(long nr, word a, word b, word c, word d, word e)
 	__asm__ volatile("int $0x80" : "=a"(result) : "0"(nr), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e) : "memory");
 	return result;
 }
-enum { WRITE = 4, READ = 3, OPENAT = 295, CLOSE = 6, EXIT = 1, UMOUNT2 = 52, MOUNT = 21 };
+enum { WRITE = 4, READ = 3, OPENAT = 295, CLOSE = 6, EXIT = 1, UMOUNT2 = 52, MOUNT = 21, FCNTL = 55, EXECVE = 11 };
 #else
 static long sys(long nr, word a, word b, word c, word d, word e)
 {
@@ -34,7 +36,7 @@ static long sys(long nr, word a, word b, word c, word d, word e)
 	__asm__ volatile("syscall" : "=a"(result) : "0"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
 	return result;
 }
-enum { WRITE = 1, READ = 0, OPENAT = 257, CLOSE = 3, EXIT = 60, UMOUNT2 = 166, MOUNT = 165 };
+enum { WRITE = 1, READ = 0, OPENAT = 257, CLOSE = 3, EXIT = 60, UMOUNT2 = 166, MOUNT = 165, FCNTL = 72, EXECVE = 59 };
 #endif
 enum { OPEN_TREE = 428, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT, FSPICK, MOUNT_SETATTR = 442 };
 #define HERE (-100)
@@ -127,6 +129,7 @@ static void show(const char *path)
 	}
 }
 
+static char *environment[] = {"PATH=/bin", 0};
 static int context = -1, mount = -1;
 
 static long set(const char *option, int as_directory)
@@ -184,6 +187,8 @@ static int step(char **arg)
 		report(what, move(arg[1]));
 	else if (same(what, "clone"))
 		report(what, mount = sys(OPEN_TREE, HERE, P(arg[1]), 0x80001, 0, 0));
+	else if (same(what, "reclone"))
+		return report(what, mount = sys(OPEN_TREE, mount, P(""), 0x81001, 0, 0)), 1;
 	else if (same(what, "attr"))
 		return report(what, attributes(arg[1], arg[2])), 3;
 	else if (same(what, "ls"))
@@ -192,6 +197,12 @@ static int step(char **arg)
 		return report(what, sys(CLOSE, mount, 0, 0, 0, 0)), 1;
 	else if (same(what, "old"))
 		return report(what, sys(MOUNT, P(arg[1]), P(arg[2]), P(arg[3]), 3, 0)), 4;
+	else if (same(what, "keep"))
+		report(what, sys(FCNTL, context, 2, 0, 0, 0));
+	else if (same(what, "inherit"))
+		context = number(arg[1]);
+	else if (same(what, "run"))
+		report(what, sys(EXECVE, P(arg[1]), P(arg + 1), P(environment), 0, 0));
 	else if (same(what, "umount"))
 		report(what, sys(UMOUNT2, P(arg[1]), 0, 0, 0, 0));
 	else if (same(what, "show"))
