@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 SECONDS = int(os.environ.get("INTERCEPTOR_SOAK_SECONDS", "8"))
 BOXES = int(os.environ.get("INTERCEPTOR_SOAK_BOXES", "3"))
 CYCLES = int(os.environ.get("INTERCEPTOR_SOAK_CYCLES", "25"))
-WARM = 10
-"""Cycles before anything is counted: pools and caches fill."""
+WARM = 20
+"""Cycles before anything is counted: pools and caches fill, and the traces of 16 containers that ended are kept."""
 GROWTH_KB = 4096
 """Resident memory that the supervisor may gain; a leak of a kilobyte a cycle shows in `make soak`."""
 READING = """
@@ -118,7 +118,8 @@ def wait_settled(host: whole.Host, like: dict[str, dict[str, int]] | None = None
 
     def settled() -> dict[str, dict[str, int]] | None:
         found = everything(host)
-        most = like["supervisor"]["threads"] if like else found["supervisor"]["threads"]
-        return found if found["supervisor"]["threads"] <= most and not found["host"]["containers"] else None
+        most = (like or found)["supervisor"]
+        calm = all(found["supervisor"][name] <= most[name] for name in ("threads", "fds"))
+        return found if calm and not found["host"]["containers"] else None
 
     return wait_for(settled, "sessions to end", within=20)

@@ -91,9 +91,16 @@ class Host:
     """A supervisor with `runtime` underneath, and a place for containers."""
 
     def __init__(
-        self, directory: Path, runtime: str, undo: ExitStack, policies: Mapping[str, str], *, kept: bool = False
+        self,
+        directory: Path,
+        runtime: str,
+        undo: ExitStack,
+        policies: Mapping[str, str],
+        *,
+        kept: bool = False,
+        under: Sequence[str] = (),
     ) -> None:
-        """`kept`: by a keeper, as the first container would start it; otherwise in the foreground."""
+        """`kept`: by a keeper, as the first container would start it; otherwise in the foreground. `under`: by this command."""
         self.directory = directory
         self.runtime = runtime
         self.undo = undo
@@ -115,7 +122,7 @@ class Host:
         if runtime == "crun":  # before 1.29 it refuses the hybrid layout
             self.run("sh", "-c", "umount /sys/fs/cgroup/unified 2>/dev/null || true")
         self.log = directory / "supervisor.log"
-        command = [ENTRY, "keep", "--service"] if kept else [PROGRAM, "supervise"]
+        command = [*under, *([ENTRY, "keep", "--service"] if kept else [PROGRAM, "supervise"])]
         with self.log.open("a") as log:
             self.supervisor = subprocess.Popen(
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
@@ -270,7 +277,9 @@ class Box:
 
 
 @contextlib.contextmanager
-def host(runtime: str, policies: Mapping[str, str] | None = None, *, kept: bool = False) -> Iterator[Host]:
+def host(
+    runtime: str, policies: Mapping[str, str] | None = None, *, kept: bool = False, under: Sequence[str] = ()
+) -> Iterator[Host]:
     """A host for some tests, with further `policies` (name → text); says what a test left."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -278,7 +287,7 @@ def host(runtime: str, policies: Mapping[str, str] | None = None, *, kept: bool 
         pytest.skip(f"{runtime} is not installed")
     with world_readable_directory() as directory:
         with ExitStack() as undo:
-            yield Host(directory, runtime, undo, policies or {}, kept=kept)
+            yield Host(directory, runtime, undo, policies or {}, kept=kept, under=under)
         left = [str(mount) for mount in mounts() if str(directory) in mount.point]
         assert not left
         assert not list((directory / "run/containers").iterdir())
