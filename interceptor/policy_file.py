@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -85,7 +86,7 @@ def load_all(directories: Sequence[Path], rows: Rows | None = None) -> PolicySet
     vocabulary = registry.load() if rows is None else rows
     problems, files = Problems(), []
     for rank, directory in enumerate(directories):
-        for path in sorted(directory.glob("[!.]*.yaml")) if directory.is_dir() else ():
+        for path in _files(directory):
             with problems:
                 files.append(_load(path, rank, vocabulary, problems))
     policies = _Resolver(files, vocabulary, problems).policies() if not problems.errors else {}
@@ -97,13 +98,34 @@ def load_all(directories: Sequence[Path], rows: Rows | None = None) -> PolicySet
     return PolicySet(policies, found)
 
 
+def remember(directories: Sequence[Path], kept: Path) -> None:
+    """Copies the files of a good load, but for the package's own, to `kept`: what a supervisor goes back to that takes over
+    while somebody is in the middle of changing them. Replaced as a whole.
+    """
+    draft, old = kept.with_name(kept.name + ".new"), kept.with_name(kept.name + ".old")
+    for left in (draft, old):
+        shutil.rmtree(left, ignore_errors=True)
+    draft.mkdir(mode=0o700)
+    for directory in reversed([d for d in directories if d != SHIPPED]):
+        for path in _files(directory):
+            (draft / path.name).write_bytes(path.read_bytes())
+    if kept.exists():
+        kept.rename(old)
+    draft.rename(kept)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("[!.]*.yaml")) if directory.is_dir() else []
+
+
 def check(path: Path, directories: Sequence[Path], rows: Rows | None = None) -> Policy:
     """One file as it would be if it stood before `directories`. Raises PolicyErrors."""
     vocabulary = registry.load() if rows is None else rows
     problems = Problems()
     own = _load(path, -1, vocabulary, problems)
     problems.report()
-    others = [p for d in directories if d.is_dir() for p in sorted(d.glob("[!.]*.yaml"))]
+    others = [p for d in directories for p in _files(d)]
     rank = {d: i for i, d in enumerate(directories)}
     files = [_load(p, rank[p.parent], vocabulary, problems) for p in others if not p.samefile(path)]
     problems.report()

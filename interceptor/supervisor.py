@@ -29,7 +29,7 @@ from interceptor.args import Arch
 from interceptor.client import program
 from interceptor.control import Control
 from interceptor.dispatch import Dispatcher
-from interceptor.errors import ConfigError, InterceptorError
+from interceptor.errors import ConfigError, InterceptorError, PolicyError
 from interceptor.explain import explained
 from interceptor.listener import ProcessState
 from interceptor.listener import serve as serve_listener
@@ -40,7 +40,7 @@ from interceptor.native.agentlink import Link
 from interceptor.native.journal import Journal
 from interceptor.native.keeper import Keeper
 from interceptor.native.notifier import Notifier, Pace, Table, receive_returns
-from interceptor.policy_file import PolicySet, load_all, search_path
+from interceptor.policy_file import PolicySet, load_all, remember, search_path
 from interceptor.reload import change, filter_drift, record
 from interceptor.session import Parking, Session
 from interceptor.stanza import table
@@ -71,6 +71,8 @@ LOCK_PATIENCE = 5.0
 """Seconds for which a supervisor waits for the end of the one before it."""
 NOTIFIER, SOCKET, LISTENER, CONNECTION = "notifier", "socket", "listener", "connection"
 """Kinds of what the keeper holds for us; the last two are its own words (keeper.c)."""
+REMEMBERED = "policies"
+"""In the run directory: the administrator's policies as they were when they were last loaded."""
 STACK_SIZE = 512 * 1024
 """Bytes of a session thread's stack: address space; what is touched is a few pages."""
 
@@ -139,6 +141,7 @@ class Supervisor:
         """
         with self._reloading:
             policies = load_all(search_path(os.environ), self.rows)
+            remember(search_path(os.environ), self.directory / REMEMBERED)
             with self._lock:
                 self._policies, self._tables = policies, {}
                 entries = list(self._entries.values())
@@ -548,6 +551,23 @@ def could_serve() -> int:
     return 0
 
 
+def _policies(directory: Path, keeper: Keeper) -> PolicySet:
+    """All policies. Where containers wait for this supervisor, a mistake in a file must not keep it from serving them: then
+    it is told in the log, and the policies are those of the last good load.
+    """
+    kept, files = directory / REMEMBERED, search_path(os.environ)
+    try:
+        policies = load_all(files)
+    except PolicyError as error:
+        if not (keeper.left and kept.is_dir()):
+            raise
+        for line in str(error).splitlines():
+            log.error("policies not loaded", why=line, instead=str(kept))
+        return load_all([kept, *files[-1:]])
+    remember(files, kept)
+    return policies
+
+
 def main(arguments: argparse.Namespace) -> int:
     """``interceptor supervise``: serves in the foreground. `arguments`: spawned, ready_fd, keeper_fd, idle,
     log_format.
@@ -560,7 +580,7 @@ def main(arguments: argparse.Namespace) -> int:
     keeper = Keeper(arguments.keeper_fd)
     os.umask(0o022)
     threading.stack_size(STACK_SIZE)
-    policies = load_all(search_path(os.environ))
+    policies = _policies(directory, keeper)
     supervisor = Supervisor(directory, policies, keeper, poll_first=not receive_returns())
     idle = arguments.idle if arguments.spawned else None
     faulthandler.enable()

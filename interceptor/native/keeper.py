@@ -77,6 +77,11 @@ class Keeper:
             self._kept.pop((kind, key), None)
             self._send(b"D" + _name(kind, key, ""))
 
+    @property
+    def left(self) -> bool:
+        """Whether an earlier supervisor left anything that nobody has inherited yet."""
+        return bool(self._left)
+
     def inherited(self, kind: str) -> Mapping[str, Kept]:
         """What an earlier supervisor kept of a kind, by key; each is given out once, and the caller's to close. It stays
         kept until it is dropped.

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -135,3 +136,19 @@ def test_no_call_is_lost_or_decided_by_neither(host: whole.Host, box: whole.Box)
     before = (None, "live.yaml:5")  # by what the box began with
     assert rules <= {("EACCES", "live.yaml:7"), ("ENOSPC", "live.yaml:5"), before}
     assert len(rules - {before}) == 2
+
+
+def test_a_supervisor_that_takes_over_is_not_kept_from_it_by_a_mistake() -> None:
+    with whole.host("runc", {"live": DENY}, kept=True) as host:
+        box = host.box("live")
+        write(host, "defualt: native\n")
+        pid = host.supervisor_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{pid}/exe").exists(), "the end of the supervisor", within=10)
+        assert name(box, "web-1") == ""
+        assert name(box, "db-1") == "Permission denied", "by the rules of the last good load"
+        assert host.supervisor_pid() != pid
+        assert host.run(whole.PROGRAM, "policy", "reload").returncode == 1
+        write(host, TABLE)
+        host.interceptor("policy", "reload")
+        assert name(box, "db-1") == "No space left on device"

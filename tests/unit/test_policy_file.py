@@ -443,3 +443,18 @@ def test_masks(tmp_path: Path) -> None:
 )
 def test_mistakes_in_conditions(tmp_path: Path, when: str, expected: str) -> None:
     assert expected in "\n".join(errors(tmp_path, f"default: native\ncalls: {{mount: [{{when: {when}, do: deny}}]}}\n"))
+
+
+def test_good_policies_are_remembered_whole(tmp_path: Path) -> None:
+    kept, own = tmp_path / "run" / "policies", tmp_path / "own"
+    kept.parent.mkdir()
+    write(own, "a", "default: native\n")
+    policy_file.remember([own, policy_file.SHIPPED], kept)
+    assert [path.name for path in kept.iterdir()] == ["a.yaml"]
+    (own / "a.yaml").unlink()
+    write(own, "b", "default: emulate\n")
+    policy_file.remember([own, policy_file.SHIPPED], kept)
+    assert [(path.name, path.read_text()) for path in kept.iterdir()] == [("b.yaml", "default: emulate\n")]
+    policy_file.remember([tmp_path / "none"], kept)
+    assert list(kept.iterdir()) == []
+    assert list(kept.parent.iterdir()) == [kept]
