@@ -42,7 +42,6 @@ def write(leaf: Leaf, now: bytes, written: bytes) -> bytes:
         ("fs/file-max", b"9223372036854775807", b"9223372036854775808"),
         ("fs/nr_open", b"1048576", b"63"),
         ("fs/inotify/max_user_watches", b"1048576", b"-1"),
-        ("net/netfilter/nf_conntrack_max", b"131072", b"1x"),
     ],
 )
 def test_what_programs_set_is_remembered_within_the_kernels_range(path: str, good: bytes, bad: bytes) -> None:
