@@ -129,6 +129,7 @@ class AgentPool:
         with self._lock:
             self._closed = True
             idle, busy = [entry.link for entry in self._idle], list(self._busy)
+            self.slot.want(wanted=True)  # so that who has its agent now gives it to us
             link = self.slot.take()
             if link is not None:
                 idle.append(link)
@@ -272,10 +273,13 @@ class AgentPool:
     def wanted(self) -> None:
         """C has put the slot's agent back, and says that somebody waits."""
         with self._lock:
-            link = self.slot.take() if self._waiters else None
-            if link is not None:
+            closed = self._closed
+            link = self.slot.take() if self._waiters or closed else None
+            if link is not None and not closed:
                 self._serve(link)
-            self.slot.want(wanted=bool(self._waiters))
+            self.slot.want(wanted=closed or bool(self._waiters))
+        if link is not None and closed:
+            self._lose(link)
 
     def lost(self) -> None:
         """The slot's agent has ended, while C had it and before it took a request."""

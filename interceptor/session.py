@@ -119,8 +119,12 @@ class Session:
             Worker(self, receiver).receive()
 
     def _recover(self, unfinished: Unfinished) -> None:
-        with closing(self.notifier.receiver(unfinished.slot)) as receiver:
-            Worker(self, receiver).recover(unfinished)
+        self._parked(1)
+        try:
+            with closing(self.notifier.receiver(unfinished.slot)) as receiver:
+                Worker(self, receiver).recover(unfinished)
+        finally:
+            self._parked(-1)
 
     def _start(self, work: Callable[[], None]) -> None:
         with self._lock:

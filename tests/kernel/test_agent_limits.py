@@ -180,6 +180,24 @@ def test_nothing_is_mounted_for_a_tracee_that_went_away(target: Target) -> None:
     assert [fields[4] for fields in target.mounts()].count("/data") == 1
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_agent_that_c_has_when_the_pool_closes_ends_too(when: str) -> None:
+    pool = AgentPool(IdRange(support.FIRST, 65536), Limits())
+    link = agentlink.Link()
+    pool._count = 1
+    pool.slot.offer(link)
+    c = lib.ic_slot_take(pool.slot.c)
+    if when == "before":
+        assert not lib.ic_slot_put(pool.slot.c, c)
+        pool.close()
+    else:
+        pool.close()
+        assert lib.ic_slot_put(pool.slot.c, c), "somebody waits"
+        pool.wanted()
+    assert link.reap(0)
+    assert pool.agents == 0
+
+
 def ask(link: agentlink.Link, message: bytes, fds: list[int]) -> tuple[int, int]:
     reply = ffi.new("struct agent_reply *")
     return lib.ic_agent_call(link.c, message, len(message), fds, len(fds), reply), reply.outcome
