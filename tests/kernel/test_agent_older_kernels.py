@@ -12,6 +12,9 @@ import pytest
 from support import target as support
 
 from interceptor.native import agentlink
+from interceptor.native.fd import Fd
+from interceptor.policy import FilesystemDecision, Mount
+from interceptor.ports import Context
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
@@ -97,3 +100,37 @@ def test_overlay_layers_are_given_by_name(target: Target, agent: PinnedAgent) ->
             lambda text=options: agent.overlay(Anchor(b"/mnt"), source=b"overlay", flags=0, options=text)
         )
         assert attempt == "EINVAL"
+
+
+def test_the_new_api_takes_layers_by_name_or_sends_programs_back(
+    target: Target, agent: PinnedAgent, request: pytest.FixtureRequest
+) -> None:
+    context = Context(b"overlay", FilesystemDecision(Mount.EMULATE, "here"))
+    if request.node.callspec.params["agent"] < 605:
+        assert support.error_of(lambda: agent.open_context(context, twin=True)) == "ENOSYS"
+        return
+    own = Fd(agent.open_context(context, twin=True))
+    for key, value in (
+        (b"lowerdir", b"/data/lower2:/data/lower2"),
+        (b"lowerdir", b"/data/lower"),
+        (b"lowerdir+", b"/data/lower2"),
+    ):
+        agent.set_overlay_option(context, key, value)
+    for key, value in ((b"upperdir", b"/data/upper"), (b"workdir", b"/data/work"), (b"redirect_dir", b"on")):
+        agent.set_overlay_option(context, key, value)
+    agent.create_overlay(context)
+    agent.mount_context(context, 0)
+    agent.move_mount(context, Anchor(b"/mnt"), follow=True)
+    own.close()
+    assert target.inside(lambda: names("/mnt")) == ["dir", "in-lower", "in-lower2"]
+
+
+def test_a_proc_of_the_new_api(target: Target, agent: PinnedAgent) -> None:
+    context = Context(b"proc", FilesystemDecision(Mount.EMULATE, "here"))
+    with Fd(agent.open_context(context, twin=False)) as own:
+        support.create_superblock(own.fileno())
+        agent.mount_context(context, 0)
+        with Fd(agent.open_mount(context)) as root:
+            assert {name for name in os.listdir(root.fileno()) if name.isdigit()} == {"1"}
+        agent.move_mount(context, Anchor(b"/mnt"), follow=True)
+    assert {path.name for path in target.path("/mnt").iterdir() if path.name.isdigit()} == {"1"}

@@ -64,6 +64,11 @@ def umount(at: str, flags: int = 0) -> None:
     _call("umount2", os.fsencode(at), flags)
 
 
+def create_superblock(context: int) -> None:
+    """fsconfig(FSCONFIG_CMD_CREATE)."""
+    _call("syscall", 431, context, 6, None, None, 0)
+
+
 def unshare(*namespaces: Namespace) -> None:
     _call("unshare", sum(CLONE[namespace] for namespace in namespaces))
 
