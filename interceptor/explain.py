@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+AT_FDCWD = -100
+"""linux/fcntl.h."""
 
 
 class Rung(enum.StrEnum):
@@ -246,7 +248,9 @@ class _Tracee:
             namespace, 0
         )
 
-    def anchor(self, path: bytes) -> Anchor:
+    def anchor(self, path: bytes, at: int = AT_FDCWD) -> Anchor:
+        if at != AT_FDCWD and not path.startswith(b"/"):
+            raise _Asks(f"the caller's descriptor {at}")
         return Anchor(path)
 
     def covered(self, fstype: str) -> Sequence[bytes]:

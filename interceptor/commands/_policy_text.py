@@ -84,7 +84,7 @@ _RUNGS = {
     Rung.KERNEL: "the kernel: it does not leave it",
     Rung.FILTER: "the BPF filter alone",
     Rung.TABLE: "the compiled table, from registers",
-    Rung.HANDLER: "the supervisor, in Python",
+    Rung.HANDLER: "the supervisor, by the call's handler",
 }
 
 
