@@ -104,10 +104,11 @@ class Printer:
         return "?" if event["result"] is None else str(event["result"])
 
     def _explanation(self, event: Event) -> list[str]:
-        """The second line of a refused or failed call."""
+        """The second line of a call that was refused, failed, or has more to say of its errno."""
         how = How(event["how"])
         refused = how in REFUSED or "remedy" in event
-        if not refused and how not in (How.FAILED, How.RELOADED):
+        told = bool(event["errno"]) and event["why"] != event["error"]  # more than the errno says
+        if not refused and not told and how not in (How.FAILED, How.RELOADED):
             return []
         rule = f"refused by {event['rule']}" if refused and event["rule"] else ""
         parts = [rule, event["why"], event.get("remedy", "")]

@@ -94,6 +94,13 @@ def test_results(verdict: Verdict | None, how: How, shown: str) -> None:
     assert shown in line
 
 
+def test_an_emulated_call_that_fails_says_what_the_errno_does_not() -> None:
+    line, explanation = lines(record(verdict=Fail(errno.EINVAL), why="squashfuse ended with status 1: no superblock"))
+    assert "EINVAL" in line
+    assert explanation.endswith("└─ squashfuse ended with status 1: no superblock")
+    assert len(lines(record(verdict=Fail(errno.ENOENT), why="No such file or directory"))) == 1
+
+
 def test_a_denial_says_which_rule_why_and_what_would_help() -> None:
     line, explanation = lines(record(verdict=Fail(errno.EPERM), how=How.DENIED, why='fstype is "proc"'))
     assert "= -1 EPERM (Operation not permitted) <denied> docker.yaml:12" in line
