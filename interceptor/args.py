@@ -17,6 +17,7 @@ import enum
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
 PATH_MAX = 4096
@@ -223,7 +224,13 @@ class Signature:
         It raises OSError with the kernel's errno (EFAULT, ENAMETOOLONG, EINVAL, ENOENT) for memory that cannot be what
         the call needs; of several, that of the field which the kernel copies first: in register order, or as a class
         attribute COPIED of the args class says.
+
+        Made once and kept: all containers share it.
         """
+        return _decoder(self, arch)
+
+    def make_decoder(self, arch: Arch) -> Decoder:
+        """A new one; see `decoder`."""
         make = self.args
         if not self.fields:
             nothing = make()
@@ -256,6 +263,11 @@ class Signature:
         """The same where memory was not read: a pointer is its address."""
         values = self.registers(registers, arch)
         return ", ".join((Address() if f.kind.pointer else f.kind).render(values[f.name]) for f in self.fields)
+
+
+@cache
+def _decoder(signature: Signature, arch: Arch) -> Decoder:
+    return signature.make_decoder(arch)
 
 
 def _kind(args: type[Any], name: str, hint: Any) -> Kind:

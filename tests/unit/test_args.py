@@ -35,6 +35,11 @@ class Numbers:
     signed: Int
 
 
+def test_containers_share_one_decoder():
+    assert Signature.of(Numbers).decoder(Arch.X86_64) is Signature.of(Numbers).decoder(Arch.X86_64)
+    assert Signature.of(Numbers).decoder(Arch.X86_64) is not Signature.of(Numbers).decoder(Arch.I386)
+
+
 def test_poisoned_upper_halves_do_not_count():
     registers = (POISON | 0xFFFFFFFF, POISON | 7, 5, 6, POISON | 0x80000000, POISON)
     decoded = Signature.of(Numbers).decode(registers, Arch.X86_64, reader())

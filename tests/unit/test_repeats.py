@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from support.waiting import wait_for
 
-from interceptor.dispatch import PATIENCE, REPEATS, Outcome, Repeats
+from interceptor.dispatch import KEPT_SECONDS, MEMORY, PATIENCE, REPEATS, Outcome, Repeats
 from interceptor.errors import NotificationGone
+from interceptor.handlers.mount import MountArgs
 from interceptor.notification import Notification
 from interceptor.verdict import Return
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 ARGS = ("/proc", "proc")
 
@@ -200,3 +201,52 @@ def test_memory_is_bounded_and_the_oldest_goes_first(what: str) -> None:
             repeats.interrupted(key)
     kept = repeats._results if what == "unclaimed" else repeats._attempts
     assert list(kept) == keys[10:]
+
+
+class Shared:
+    """What a session's C loop and Python both look into."""
+
+    def __init__(self) -> None:
+        self.mounts: dict[tuple[int, ...], tuple[bytes, int, float]] = {}
+
+    def made(self, call: Sequence[int], text: bytes) -> int:
+        known, mount_id, _ = self.mounts.get(tuple(call), (b"", 0, 0.0))
+        return mount_id if known == text else 0
+
+    def remember(self, call: Sequence[int], text: bytes, mount_id: int, seconds: float) -> None:
+        self.mounts[tuple(call)] = (text, mount_id, seconds)
+
+
+ON_DATA = MountArgs(b"none", b"/mnt", b"debugfs", 0, None)
+TEXT = b"debugfs\0none\0/mnt\0"
+"""In the order in which mount(2) copies them."""
+
+
+def test_what_was_made_is_noted_where_c_sees_it_before_the_answer_is_sent() -> None:
+    repeats, shared = Repeats(), Shared()
+    repeats.share(FD, shared)
+    assert enter(repeats, ON_DATA) is None
+    repeats.announce(KEY, ON_DATA, 77)
+    assert shared.mounts == {KEY[1:]: (TEXT, 77, MEMORY)}
+    repeats.answered(KEY, ON_DATA, 77)
+    assert repeats.made(KEY, ON_DATA) == 77
+    assert repeats.made(KEY, MountArgs(b"none", b"/mnt", b"tracefs", 0, None)) == 0
+
+
+def test_a_mount_whose_answer_nobody_heard_is_found_by_whoever_is_asked_again() -> None:
+    repeats, shared = Repeats(), Shared()
+    repeats.share(FD, shared)
+    assert enter(repeats, ON_DATA) is None
+    repeats.unclaimed(KEY, Outcome(notification(1), Return(0), args=ON_DATA, acted=True, attached=77))
+    assert shared.mounts == {KEY[1:]: (TEXT, 77, KEPT_SECONDS)}
+    assert enter(repeats, ON_DATA) is None, "no result that could be given for a later call of the same kind"
+    repeats.forget(FD)
+    assert repeats.made(KEY, ON_DATA) == 0
+
+
+def test_other_results_are_kept_as_ever() -> None:
+    repeats, result = Repeats(), done()
+    repeats.share(FD, Shared())
+    enter(repeats)
+    repeats.unclaimed(KEY, result)
+    assert enter(repeats) is result
