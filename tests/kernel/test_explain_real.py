@@ -117,3 +117,16 @@ def test_the_supervisor_says_the_same_of_a_container_as_of_its_policy(box: whole
     assert of_container == of_policy
     assert of_container["rule"].startswith(str(box.host.directory / "policies" / "site.yaml"))
     assert call in box.host.interceptor("policy", "explain", box.id, call)
+
+
+def test_a_policy_is_learned_from_a_container(box: whole.Box) -> None:
+    box = box.host.box("site")
+    assert box.exec("hostname", "web-77").returncode == 0
+    assert box.exec("hostname", "db-77").returncode == 1
+    learned = box.host.directory / "learned.yaml"
+    learned.write_text(box.host.interceptor("policy", "learn", box.id))
+    assert "is fine" in box.host.interceptor("policy", "check", str(learned))
+    policy = policy_file.check(learned, [box.host.directory / "policies", policy_file.SHIPPED])
+    for name, allowed in (("web-77", True), ("db-77", True), ("web-78", False)):
+        found = explain(parse(f'sethostname("{name}", {len(name)})', ROWS), policy)
+        assert (found.how is not How.DENIED) is allowed, learned.read_text()
