@@ -13,7 +13,7 @@ from typing import Annotated
 
 from interceptor.args import Fd, Flags, String
 from interceptor.ports import AT_FDCWD, Call, Cap, Namespace
-from interceptor.registry import Masked, Needs, handles
+from interceptor.registry import Masked, Needs, Redo, handles
 from interceptor.verdict import Continue, Return, Verdict
 
 
@@ -58,6 +58,7 @@ class MoveMountArgs:
     when=(Masked("flags", MoveMountFlag.MOVE_MOUNT_F_EMPTY_PATH, MoveMountFlag.MOVE_MOUNT_F_EMPTY_PATH),),
     needs=Needs(Cap.SYS_ADMIN, owner_of=Namespace.MOUNT),
     note="Of a mount that fsmount(2) emulated; everything else is the kernel's.",
+    redo=Redo.DETECTABLE,
 )
 def move_mount(call: Call, args: MoveMountArgs) -> Verdict:
     if args.from_path != b"" or args.to_path is None or args.flags & _LEFT:
