@@ -132,6 +132,9 @@ class Tracee(Protocol):
     def cpus_allowed(self) -> CpuMask:
         """Where the kernel lets it run."""
 
+    def clock(self) -> tuple[int, bytes]:
+        """What adjtimex(2) answers to whoever only reads: the clock's state (TIME_OK …), and a 64-bit struct timex."""
+
     def covered(self, fstype: str) -> Sequence[bytes]:
         """The mount point of a whole, visible `fstype` (proc, sysfs) of the tracee's, then what is mounted below it,
         relative to it, in mount order: what a fresh mount must cover again so that it reveals no more. Empty without one.

@@ -217,6 +217,9 @@ class Pinned:
         cpus = frozenset(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1)
         return CpuMask(cpus, native.cpumask_size(), least=(len(digits) + 1) // 2)
 
+    def clock(self) -> tuple[int, bytes]:
+        return native.clock()
+
     def covered(self, fstype: str) -> Sequence[bytes]:
         """Mount points below the tracee's newest visible mount of `fstype` whose root is the filesystem's root.
 

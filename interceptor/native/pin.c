@@ -233,3 +233,11 @@ long ic_cpumask_size(void)
 
 	return syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
 }
+
+int ic_clock(struct timex *timex)
+{
+	memset(timex, 0, sizeof *timex);
+	int state = adjtimex(timex);
+
+	return state < 0 ? -errno : state;
+}

@@ -9,6 +9,7 @@
 #define INTERCEPTOR_PIN_H
 
 #include <stdint.h>
+#include <sys/timex.h>
 
 #define IC_PIECES 6
 
@@ -53,5 +54,7 @@ int ic_same_file(int one, int other);
 int ic_pin_capable(int proc, const char *name, uint64_t cap_effective, int cap, uint32_t euid);
 /* What sched_getaffinity(2) answers to who has room enough: the size of the kernel's masks in bytes. */
 long ic_cpumask_size(void);
+/* adjtimex(2) that only reads: the state of CLOCK_REALTIME (TIME_OK …), or -errno. */
+int ic_clock(struct timex *timex);
 
 #endif

@@ -145,6 +145,15 @@ def cpumask_size() -> int:
     return int(lib.ic_cpumask_size())
 
 
+def clock() -> tuple[int, bytes]:
+    """adjtimex(2) that only reads: the state of CLOCK_REALTIME (TIME_OK …), and its struct timex."""
+    timex = ffi.new("struct timex *")
+    state = lib.ic_clock(timex)
+    if state < 0:
+        raise InterceptorError(f"adjtimex: {os.strerror(-state)}")
+    return int(state), bytes(ffi.buffer(timex))
+
+
 def ended(proc: int) -> bool:
     """Whether the task of a /proc/TID has ended."""
     return inode(proc, "ns/user") == 0

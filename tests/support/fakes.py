@@ -71,6 +71,7 @@ class FakeTracee:
     long_bits: int = 64
     tid_inside: int = 5
     cpus_allowed: CpuMask = EIGHT_CPUS
+    timex: tuple[int, bytes] = (0, bytes(208))
 
     def kill(self) -> None:
         self.ended.append("process")
@@ -99,6 +100,9 @@ class FakeTracee:
 
     def anchor(self, path: bytes, at: int = AT_FDCWD) -> Anchor:
         return self.descriptors.get(path, Anchor(path, None if at == AT_FDCWD or path[:1] == b"/" else at))
+
+    def clock(self) -> tuple[int, bytes]:
+        return self.timex
 
     def covered(self, fstype: str) -> Sequence[bytes]:
         return self.covers.get(fstype, ())

@@ -92,7 +92,7 @@ static void try_call(const char *name, const char *variant, int nr64, int nr32, 
 	clean_up(nr64, result);
 }
 
-static void try_pointers(const char *name, int nr64, int nr32, const word *good, int at, const char *value)
+static inline void try_pointers(const char *name, int nr64, int nr32, const word *good, int at, const char *value)
 {
 	static const struct {
 		const char *name;
