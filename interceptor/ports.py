@@ -132,6 +132,17 @@ class Tracee(Protocol):
     def cpus_allowed(self) -> CpuMask:
         """Where the kernel lets it run."""
 
+    def set_nice(self, number: int, nice: int) -> None:
+        """setpriority(2) with CAP_SYS_NICE of the host's, of the task that the tracee's pid namespace numbers so; 0: itself.
+        OSError(ESRCH) for none; EPERM for one whose uids are not all the container's.
+        """
+
+    def set_scheduler(self, number: int, policy: int, priority: int) -> None:
+        """sched_setscheduler(2), likewise."""
+
+    def set_io_priority(self, number: int, priority: int) -> None:
+        """ioprio_set(2), likewise."""
+
     def clock(self) -> tuple[int, bytes]:
         """What adjtimex(2) answers to whoever only reads: the clock's state (TIME_OK …), and a 64-bit struct timex."""
 

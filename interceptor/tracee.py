@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from interceptor.args import Arch
 from interceptor.errors import InterceptorError
 from interceptor.native import pin as native
+from interceptor.native import task as native_task
 from interceptor.native.fd import Fd
 from interceptor.ports import AT_FDCWD, Cap, CpuMask, Namespace
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from interceptor.args import Want
     from interceptor.container import Container
@@ -216,6 +217,34 @@ class Pinned:
         bits = int(digits, 16)
         cpus = frozenset(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1)
         return CpuMask(cpus, native.cpumask_size(), least=(len(digits) + 1) // 2)
+
+    def set_nice(self, number: int, nice: int) -> None:
+        self._to_task(number, lambda namespace, task: native_task.set_nice(namespace, task, nice))
+
+    def set_scheduler(self, number: int, policy: int, priority: int) -> None:
+        self._to_task(number, lambda namespace, task: native_task.set_scheduler(namespace, task, policy, priority))
+
+    def set_io_priority(self, number: int, priority: int) -> None:
+        self._to_task(number, lambda namespace, task: native_task.set_io_priority(namespace, task, priority))
+
+    def _to_task(self, number: int, act: Callable[[int, int], None]) -> None:
+        """Does something to a task that is the container's by all its uids: ids that no other container has, and no user of
+        the host's. The number was that task's all along if it lives when it is done.
+        """
+        namespace = self.namespace_fd(Namespace.PID)
+        if not number:
+            self._only_the_containers(int(uid) for uid in self._status_field("Uid"))
+            act(namespace, self.tid_inside)
+            return
+        with native_task.open_task(namespace, number) as task:
+            self._only_the_containers(native_task.uids(task.fileno()))
+            act(namespace, number)
+            if native_task.ended(task.fileno()):
+                raise OSError(errno.ESRCH, "it ended meanwhile")
+
+    def _only_the_containers(self, uids: Iterable[int]) -> None:
+        if not all(uid in self.container.ids for uid in uids):
+            raise OSError(errno.EPERM, "the task is not the container's")
 
     def clock(self) -> tuple[int, bytes]:
         return native.clock()

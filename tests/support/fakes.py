@@ -71,6 +71,8 @@ class FakeTracee:
     long_bits: int = 64
     tid_inside: int = 5
     cpus_allowed: CpuMask = EIGHT_CPUS
+    scheduled: list[tuple[Any, ...]] = field(default_factory=list)
+    """What was done to tasks by number."""
     timex: tuple[int, bytes] = (0, bytes(208))
 
     def kill(self) -> None:
@@ -100,6 +102,15 @@ class FakeTracee:
 
     def anchor(self, path: bytes, at: int = AT_FDCWD) -> Anchor:
         return self.descriptors.get(path, Anchor(path, None if at == AT_FDCWD or path[:1] == b"/" else at))
+
+    def set_nice(self, number: int, nice: int) -> None:
+        self.scheduled.append(("nice", number, nice))
+
+    def set_scheduler(self, number: int, policy: int, priority: int) -> None:
+        self.scheduled.append(("scheduler", number, policy, priority))
+
+    def set_io_priority(self, number: int, priority: int) -> None:
+        self.scheduled.append(("io", number, priority))
 
     def clock(self) -> tuple[int, bytes]:
         return self.timex

@@ -197,8 +197,8 @@ class Box:
         for name in ("mnt", "data", "probe"):
             (self.rootfs / name).mkdir()
         (self.rootfs / "tmp").chmod(0o1777)
-        self._cgroup = f"/interceptor-test-{self.id}"
-        values = oci.config(self.rootfs, "sleep", "100000", cgroup=self._cgroup)
+        self.cgroup = f"/interceptor-test-{self.id}"
+        values = oci.config(self.rootfs, "sleep", "100000", cgroup=self.cgroup)
         values["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), DOCKERS)
         values["process"]["noNewPrivileges"] = False
         values["annotations"] = {"interceptor.policy": policy}
@@ -271,7 +271,7 @@ class Box:
         """Idempotent."""
         done = self.host.entry("delete", "--force", self.id)
         assert done.returncode == 0, done.stderr
-        for top in Path("/sys/fs/cgroup").glob(f"*{self._cgroup}"):
+        for top in Path("/sys/fs/cgroup").glob(f"*{self.cgroup}"):
             with contextlib.suppress(OSError):
                 top.rmdir()
 
