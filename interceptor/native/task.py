@@ -5,6 +5,7 @@ The number is the tracee's; that it is still the same task's is for the caller t
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from pathlib import Path
@@ -15,7 +16,10 @@ from interceptor.native.fd import Fd
 
 def open_task(pid_namespace: int, number: int) -> Fd:
     """A pidfd; OSError(ESRCH) for no such task, EINVAL for a thread that is not its process's first before Linux 6.9."""
-    return Fd(_do(pid_namespace, lib.IC_TASK_OPEN, number))
+    try:
+        return Fd(_do(pid_namespace, lib.IC_TASK_OPEN, number))
+    except FileNotFoundError as error:  # what newer kernels say of one that is about to go
+        raise _gone() from error
 
 
 def set_nice(pid_namespace: int, number: int, nice: int) -> None:
@@ -40,10 +44,14 @@ def uids(task: int) -> list[int]:
         number = next(line.split()[1] for line in information.splitlines() if line.startswith("Pid:"))
         status = Path(f"/proc/{number}/status").read_bytes()
     except FileNotFoundError as error:
-        raise ProcessLookupError(error.errno, "it ended") from error
+        raise _gone() from error
     if ended(task):
-        raise ProcessLookupError("it ended")
+        raise _gone()
     return [int(uid) for uid in next(line.split()[1:] for line in status.splitlines() if line.startswith(b"Uid:"))]
+
+
+def _gone() -> OSError:
+    return OSError(errno.ESRCH, "it ended")
 
 
 def ended(task: int) -> bool:

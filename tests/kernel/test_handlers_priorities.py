@@ -85,6 +85,18 @@ def test_others_than_root_get_the_kernels_answer(box: whole.Box) -> None:
     assert "Permission denied" in done.stderr
 
 
+def test_tasks_that_end_meanwhile_are_nobody_and_nothing_is_left(box: whole.Box) -> None:
+    supervisor = Path(f"/proc/{box.host.supervisor_pid()}")
+    before = len(list((supervisor / "fd").iterdir()))
+    each = "busybox sleep 0.005 & busybox renice -n -2 -p $! 2>/dev/null || true"
+    box.sh(f"for j in 1 2 3; do (for i in $(seq 1 60); do {each}; done; wait) & done; wait; true")
+    events = [event for event in box.trace("--syscall", "setpriority") if event["args"]["prio"] == -2]
+    assert len(events) >= 180
+    assert {event["errno"] for event in events} <= {None, "ESRCH"}
+    assert len(list((supervisor / "fd").iterdir())) <= before + 2
+    assert not (supervisor / "task" / supervisor.name / "children").read_text().split()
+
+
 def test_a_process_of_the_hosts_is_not_touched(box: whole.Box) -> None:
     """Somebody entered the container's pid namespace: its root's uid is none of the container's."""
     enter = ["nsenter", "--target", str(box.init), "--pid", "--", "sh", "-c", "echo started; read line"]
