@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from interceptor.container import IdRange
     from interceptor.limits import Limits
-    from interceptor.ports import Context
+    from interceptor.ports import Context, Leaves
     from interceptor.wire import Anchor
 
 IDLE_S = 30.0
@@ -485,6 +485,7 @@ class PinnedAgent:
         flags: int,
         options: bytes | None,
         like: Sequence[bytes] = (),
+        leaves: Leaves | None = None,
     ) -> None:
         fds = self._place(at)
         if fstype == "proc":
@@ -493,14 +494,21 @@ class PinnedAgent:
             fds[agentlink.NETNS] = self._subject.namespace_fd(Namespace.NET)
         texts = {agentlink.PATH: at.path, agentlink.TYPE: fstype.encode()} | _given(source, options)
         how = 0
-        if like:
-            texts[agentlink.COVERS], how = self._covers(like)
+        how = self._finish(fds, texts, like, leaves)
         self._attach(agentlink.MOUNT, fds, texts, flags=how, mount_flags=flags)
 
-    def _covers(self, like: Sequence[bytes]) -> tuple[bytes, int]:
-        """What a fresh proc or sysfs must hide, and how: text and flag of the request."""
-        lock = agentlink.LOCK_COVERS if self._subject.in_nested_user_namespace else 0
-        return b"".join(_escaped(path) + b"\n" for path in like), lock
+    def _finish(
+        self, fds: dict[int, int], texts: dict[int, bytes], like: Sequence[bytes], leaves: Leaves | None
+    ) -> int:
+        """What a fresh proc or sysfs must hide, and what comes over its files: into the request; answers its flags."""
+        if leaves:
+            like, rows = _instead(like, leaves)
+            fds |= {agentlink.LEAVES: leaves.directory, agentlink.LEAVES_NS: leaves.namespace}
+            texts[agentlink.LEAF_NAMES] = b"".join(b"%b\n%b\n" % row for row in rows)
+        if not like:
+            return 0
+        texts[agentlink.COVERS] = b"".join(_escaped(path) + b"\n" for path in like)
+        return agentlink.LOCK_COVERS if self._subject.in_nested_user_namespace else 0
 
     def open_context(self, context: Context, *, twin: bool) -> int:
         subject, fstype = self._subject, context.fstype
@@ -529,7 +537,9 @@ class PinnedAgent:
         kept = self._kept(context)
         self._act(agentlink.OVERLAY_CREATE, self._there() | {agentlink.CONTEXT: _number(kept.twin)}, {})
 
-    def mount_context(self, context: Context, attributes: int, *, like: Sequence[bytes] = ()) -> None:
+    def mount_context(
+        self, context: Context, attributes: int, *, like: Sequence[bytes] = (), leaves: Leaves | None = None
+    ) -> None:
         kept = self._kept(context)
         fds, texts, how = self._there(), {}, 0
         if context.choice.mount is Mount.STAND_IN:
@@ -538,8 +548,7 @@ class PinnedAgent:
             fds[agentlink.CONTEXT], how = kept.twin.fileno(), agentlink.OURS
         else:
             fds[agentlink.CONTEXT] = kept.own.fileno()
-        if like:
-            texts[agentlink.COVERS], how = self._covers(like)
+        how |= self._finish(fds, texts, like, leaves)
         reply = self._act(agentlink.FSMOUNT, fds, texts, flags=how, mount_flags=attributes)
         kept.mount, kept.mount_id = Fd(reply.given[0]), reply.value
 
@@ -726,6 +735,17 @@ def _given(source: bytes | None, options: bytes | None) -> dict[int, bytes]:
     if options is not None:
         texts[agentlink.OPTIONS] = options
     return texts
+
+
+def _instead(like: Sequence[bytes], leaves: Leaves) -> tuple[Sequence[bytes], Sequence[tuple[bytes, bytes]]]:
+    """The covers (their first entry is the old mount point) without those in whose place a leaf comes, and these leaves.
+
+    Where something lies over the old leaf, too, that is a mask of somebody's, and stays one.
+    """
+    masked = {path for path, times in Counter(like[1:]).items() if times > 1}
+    rows = [row for row in leaves.files if row[0] not in masked]
+    ours = {path for path, _ in rows}
+    return [*like[:1], *(path for path in like[1:] if path not in ours)], rows
 
 
 def _escaped(path: bytes) -> bytes:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from interceptor.native.notifier import Hit
     from interceptor.native.pin import Buffer
     from interceptor.notification import Notification
-    from interceptor.ports import Launcher, Shown
+    from interceptor.ports import Fresh, Launcher, Shown
     from interceptor.registry import Syscall
 
 log = structlog.get_logger(__name__)
@@ -371,6 +371,7 @@ class Dispatcher:
         self.patience = policy.limits.agent_deadline_ms / 1000
         """Seconds: how long a thread's call waits for its earlier one."""
         self.shown: Shown | None = before.shown if before else None
+        self.fresh: Fresh | None = before.fresh if before else None
         self.home: Home = before.home if before else {}
         self.routes: dict[int, Route] = {}
         """By ic_notification.key: architecture << 32 | number."""
@@ -596,7 +597,7 @@ class Dispatcher:
     def _handle(self, row: Syscall, outcome: Outcome, subject: Subject, decision: Decision, host: Host) -> None:
         """The handler, unless the result of the same, interrupted call is waiting."""
         reach = Reached(self, outcome, subject, host)
-        call = Call(self.container, self.policy, decision, reach, self.shown)
+        call = Call(self.container, self.policy, decision, reach, self.shown, self.fresh)
         try:
             outcome.verdict = row.handler(call, outcome.args)
             outcome.how = how_of(call, outcome.verdict)

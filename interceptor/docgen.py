@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from interceptor import policy_file, policy_grammar, policy_limits, registry, stanza
 from interceptor.args import Address, Buffer, Field, Flags, Integer, Kind, String
 from interceptor.limits import NETWORK_FILESYSTEMS, Limits
-from interceptor.policy import Do, EngineProfile, Mount, Policy
+from interceptor.policy import Do, EngineProfile, LeafScope, Mount, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -162,14 +162,14 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
         "mount": _object({"fuse": {"type": "object", "additionalProperties": {"type": "string"}, "description": FUSE}}),
         "tests": {"type": "array", "items": _case(), "description": "What interceptor policy test tries"},
         "immutable-mounts": _flag(IMMUTABLE, default=base.immutable_mounts),
-        "leaves": _flag(LEAVES, default=base.leaves),
+        "leaves": {"enum": [*LeafScope], "default": base.leaves, "description": LEAVES},
     }
 
 
 EXTENDS = "Policies that this one builds on; own entries win, then those of the first named"
 FILESYSTEMS = 'By filesystem type; "*" is every other one'
 FUSE = "By filesystem type: the program that serves it, inside the container"
-LEAVES = "/proc and /sys describe the container; false: they show the host"
+LEAVES = "Which proc and sysfs describe the container instead of the host"
 IMMUTABLE = "umount2(2) of mounts that existed at the start fails with EBUSY"
 
 

@@ -223,6 +223,17 @@ class Rule:
         )
 
 
+class LeafScope(enum.StrEnum):
+    """Which proc and sysfs describe the container."""
+
+    NONE = "none"
+    """None: they show the host."""
+    OWN = "own"
+    """Those that the container began with."""
+    EVERYWHERE = "everywhere"
+    """Those that are mounted inside, too: an inner container's show its own limits. Each mount has some fifty more on it."""
+
+
 class EngineProfile(enum.StrEnum):
     """What becomes of the seccomp profile in the engine's config.json."""
 
@@ -301,8 +312,8 @@ class Policy:
     engine_profile: EngineProfile = EngineProfile.TIGHTEN
     immutable_mounts: bool = True
     """umount2(2) of mounts that existed when the container was created fails with EBUSY."""
-    leaves: bool = True
-    """/proc and /sys describe the container: the files that would tell of the host are covered, one by one."""
+    leaves: LeafScope = LeafScope.OWN
+    """Where the files of proc and sysfs that would tell of the host are covered, one by one."""
     selectable: bool = False
     """A container may choose this policy by annotation or label."""
     match: Match | None = None
@@ -331,6 +342,10 @@ class Policy:
         name = fstype.decode(errors="surrogateescape")
         table = self.filesystems
         return table.get(name) or table.get(name.partition(".")[0]) or table.get("*") or _KERNELS_ANSWER
+
+    @property
+    def leaves_everywhere(self) -> bool:
+        return self.leaves is LeafScope.EVERYWHERE
 
     def ladder(self, call: str) -> tuple[Rule, ...]:
         """The rules for `call`, in order, ending with one that always holds (the default, if need be)."""

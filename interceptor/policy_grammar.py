@@ -28,6 +28,7 @@ from interceptor.policy import (
     EngineProfile,
     FilesystemDecision,
     FlagSet,
+    LeafScope,
     Match,
     Mount,
     Numbers,
@@ -86,7 +87,7 @@ class PolicyFile:
     engine_profile: EngineProfile | None = None
     id_range_size: int | None = None
     immutable_mounts: bool | None = None
-    leaves: bool | None = None
+    leaves: LeafScope | None = None
     limits: Given = field(default_factory=dict)
     cases: list[Case] = field(default_factory=list)
 
@@ -126,7 +127,7 @@ class _Reader:
             "mount": self._mount,
             "tests": self._tests,
             "immutable-mounts": self._sets("immutable_mounts", truth),
-            "leaves": self._sets("leaves", truth),
+            "leaves": self._sets("leaves", lambda node: LeafScope(choice(node, "leaves", LeafScope))),
         }
 
     def _sets(self, attribute: str, read: Callable[[Node], T]) -> Callable[[Node], None]:

@@ -146,6 +146,10 @@ class Tracee(Protocol):
     def clock(self) -> tuple[int, bytes]:
         """What adjtimex(2) answers to whoever only reads: the clock's state (TIME_OK …), and a 64-bit struct timex."""
 
+    @property
+    def cgroups(self) -> bytes:
+        """/proc/TID/cgroup, as the supervisor sees it."""
+
     def covered(self, fstype: str) -> Sequence[bytes]:
         """The mount point of a whole, visible `fstype` (proc, sysfs) of the tracee's, then what is mounted below it,
         relative to it, in mount order: what a fresh mount must cover again so that it reveals no more. Empty without one.
@@ -188,6 +192,27 @@ class Shown(Protocol):
         """Those of the CPUs where the tracee is allowed that it is shown, at least one; None: all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """Files that are mounted over those of a fresh proc or sysfs, one by one."""
+
+    directory: int
+    """Descriptor (O_PATH) of where they are."""
+    namespace: int
+    """Descriptor of the mount namespace in which that is mounted."""
+    files: Sequence[tuple[bytes, bytes]]
+    """(path in the fresh filesystem, name below `directory`)."""
+
+
+class Fresh(Protocol):
+    """What is mounted over fresh filesystems of containers. Any thread; blocks on nothing of the container's."""
+
+    def leaves(self, container: Container, fstype: str, tracee: Tracee) -> Leaves | None:
+        """For the proc or sysfs that `tracee` asks for; None: it stays bare. The descriptors are good as long as the
+        container is registered.
+        """
+
+
 class Agent(Protocol):
     """The closed list of what is done inside a container's namespaces. Every method is one action of the agent's.
 
@@ -204,9 +229,11 @@ class Agent(Protocol):
         flags: int,
         options: bytes | None,
         like: Sequence[bytes] = (),
+        leaves: Leaves | None = None,
     ) -> None:
         """A fresh mount of `fstype`, made in the host's mount namespace with the tracee's pid and net namespaces and
-        attached at `at`; `flags` are MS_*; `like` are covers taken over from the tracee's visible mount (Tracee.covered).
+        attached at `at`; `flags` are MS_*; `like` are covers taken over from the tracee's visible mount (Tracee.covered),
+        except those in whose place `leaves` come.
         """
 
     def stand_in(self, at: Anchor, *, name: str, flags: int) -> None:
@@ -234,7 +261,9 @@ class Agent(Protocol):
     def create_overlay(self, context: Context) -> None:
         """The twin's superblock; its mounter is the container's root kuid."""
 
-    def mount_context(self, context: Context, attributes: int, *, like: Sequence[bytes] = ()) -> None:
+    def mount_context(
+        self, context: Context, attributes: int, *, like: Sequence[bytes] = (), leaves: Leaves | None = None
+    ) -> None:
         """A detached mount with these MOUNT_ATTR_*: of the twin, of the tracee's own context, or a stand-in; `like` as for
         `mount`.
         """
@@ -306,6 +335,7 @@ class Call:
     decision: Decision
     reach: Reach
     shown: Shown | None = None
+    fresh: Fresh | None = None
     rule: str = ""
     """``file:line`` that decided, when it is another than the decision's (a filesystem's entry)."""
     why: str = ""
@@ -329,6 +359,12 @@ class Call:
     @property
     def programs(self) -> Programs:
         return self.reach.programs
+
+    def leaves(self, fstype: str) -> Leaves | None:
+        """What comes over a fresh proc or sysfs that the tracee mounts."""
+        if self.fresh is None or not self.policy.leaves_everywhere:
+            return None
+        return self.fresh.leaves(self.container, fstype, self.tracee)
 
     def deny(self, number: int, why: str, *, allow: str = "") -> Verdict:
         """The verdict of a rule's refusal: `number` is an errno, `why` names the argument that was refused, `allow` is the
@@ -422,6 +458,9 @@ class Core(Protocol):
 
     def unregister(self, container_id: str) -> Container | None:
         """Ends sessions and agents of the container; idempotent."""
+
+    def cover_fresh(self, fresh: Fresh) -> None:
+        """Containers that are registered from now on get `fresh` over each proc and sysfs that they mount."""
 
 
 class Plugin(Protocol):

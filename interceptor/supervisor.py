@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from interceptor.container import Container
     from interceptor.native.keeper import Kept
     from interceptor.policy import Policy, Told
-    from interceptor.ports import Launcher, Operation, Plugin, PluginFactory, Request, Shown
+    from interceptor.ports import Fresh, Launcher, Operation, Plugin, PluginFactory, Request, Shown
     from interceptor.reload import Change
 
 log = structlog.get_logger(__name__)
@@ -114,6 +114,7 @@ class Supervisor:
         self._entries: dict[str, Entry] = {}
         self._tables: dict[str, Table] = {}
         self._shown: Shown | None = None
+        self._fresh: Fresh | None = None
         self._lock = threading.Lock()
         self._reloading = threading.Lock()
         """Held while policies are loaded: one reload after the other."""
@@ -184,6 +185,9 @@ class Supervisor:
     def show(self, shown: Shown) -> None:
         self._shown = shown
 
+    def cover_fresh(self, fresh: Fresh) -> None:
+        self._fresh = fresh
+
     def register(self, container: Container) -> None:
         policy = self.policy(container.policy)
         pool = AgentPool(container.ids, policy.limits, start=partial(Link, self.keeper))
@@ -192,7 +196,7 @@ class Supervisor:
             self.hub.open(container.id, container.name), Parking(policy.limits.parked),
             Pace(policy.limits.notifications),
         )  # fmt: skip
-        entry.dispatcher.shown = self._shown
+        entry.dispatcher.shown, entry.dispatcher.fresh = self._shown, self._fresh
         with self._lock:
             if container.id in self._entries:
                 raise InterceptorError(f"container {container.id!r} is registered already; delete it first")

@@ -249,6 +249,10 @@ class Pinned:
     def clock(self) -> tuple[int, bytes]:
         return native.clock()
 
+    @property
+    def cgroups(self) -> bytes:
+        return native.read(self._held.proc, "cgroup")
+
     def covered(self, fstype: str) -> Sequence[bytes]:
         """Mount points below the tracee's newest visible mount of `fstype` whose root is the filesystem's root.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from interceptor import registry
 from interceptor.errors import InterceptorError
 from interceptor.native.namespaces import in_mount_namespace
+from interceptor.policy import LeafScope
 from runtime import (
     bundle,
     capabilities,
@@ -80,6 +81,7 @@ class Lifecycle:
         self._procfs = Procfs(keeper=core.keeper)
         core.launch_with(partial(launch, places))
         core.show(Calls(self._procfs.view_of))
+        core.cover_fresh(self._procfs)
         self._pending: dict[str, Pending] = {}
         self._creating: set[str] = set()
 
@@ -89,22 +91,20 @@ class Lifecycle:
             container = record.container()
             container.init_pid = None
             if record.init_pid is not None and removal.init_lives(record):
+                self._take_over_leaves(record, record.init_pid)
                 _note_init(container, record, record.init_pid)
             self._core.register(container)
             if removal.being_created(record):
                 self._expect(record, container)
             else:
                 self._copies.add(record)
-                self._take_over_leaves(record, container)
         self._procfs.drop_others()
 
-    def _take_over_leaves(self, record: Record, container: Container) -> None:
-        if container.init_pid is None:
-            return
+    def _take_over_leaves(self, record: Record, pid: int) -> None:
         self._procfs.start()
         namespace = process.mount_namespace(record.namespace) or removal.own_mount_namespace()
         with namespace, in_mount_namespace(namespace.fileno()):
-            self._procfs.take_over(record, container.init_pid, self._host.places.container(record.id))
+            self._procfs.take_over(record, pid, self._host.places.container(record.id))
 
     def _expect(self, record: Record, container: Container) -> None:
         """An earlier supervisor died in the creation: the entry will say `resume`, or it is undone."""
@@ -222,7 +222,7 @@ class Lifecycle:
         record = pending.record
         membership = Path(f"/proc/{pid}/cgroup").read_text()
         record.init_pid, record.init_start = pid, process.start_time(pid)
-        virtual = self._core.policy(record.policy).leaves
+        virtual = self._core.policy(record.policy).leaves is not LeafScope.NONE
         if virtual:
             self._procfs.start()
         with in_mount_namespace(pending.namespace.fileno()):

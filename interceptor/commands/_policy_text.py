@@ -111,7 +111,7 @@ def _settings(policy: Policy) -> Iterator[str]:
     yield f"  capabilities      {policy.capabilities}"
     yield f"  engine's profile  {policy.engine_profile}"
     yield f"  immutable mounts  {'yes' if policy.immutable_mounts else 'no'}"
-    yield f"  leaves            {'yes' if policy.leaves else 'no'}"
+    yield f"  leaves            {policy.leaves}"
     yield f"  ids               {policy.id_range_size}"
     yield from _limits(policy.limits)
 

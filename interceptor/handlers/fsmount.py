@@ -86,11 +86,13 @@ def _is_ready(call: Call, context: Context) -> bool:
 def _mount(call: Call, args: FsmountArgs, context: Context) -> bool:
     """Whether there is a mount now; errors are the kernel's."""
     like: tuple[bytes, ...] = ()
-    if context.choice.mount is Mount.EMULATE and not _is_overlay(context) and call.tracee.in_nested_user_namespace:
+    fresh = context.choice.mount is Mount.EMULATE and not _is_overlay(context)
+    if fresh and call.tracee.in_nested_user_namespace:
         like = tuple(call.tracee.covered(context.fstype.decode()))
         if not like:
             return False
-    call.agent.mount_context(context, args.attr_flags, like=like)
+    leaves = call.leaves(context.fstype.decode()) if fresh else None
+    call.agent.mount_context(context, args.attr_flags, like=like, leaves=leaves)
     context.mounted = True
     return True
 

@@ -166,8 +166,9 @@ def _fresh(call: Call, args: MountArgs, owner: Namespace) -> Verdict:
     if nested and not like:
         return Continue(because="without a visible one nobody knows what it may reveal; the kernel checks that itself")
     call.agent.mount(
-        fstype, call.tracee.anchor(args.target), source=args.source, flags=_flags(args), options=args.data, like=like
-    )
+        fstype, call.tracee.anchor(args.target), source=args.source, flags=_flags(args), options=args.data, like=like,
+        leaves=call.leaves(fstype),
+    )  # fmt: skip
     return Return()
 
 

@@ -109,11 +109,13 @@ long attach_moved(struct call *call, int mount, int target);
 /* agent_overlay.c: whether this kernel's overlay takes layers one by one, when they are set (Linux 6.5). */
 int overlay_takes_options_one_by_one(void);
 
-/* agent_mount.c: what every fresh proc and sysfs gets, however it was made. A detached mount, with what must cover parts of it
- * (text COVERS); `mount` itself where nothing does. Stands in the tracee's mount namespace before and after. */
-long finish_fresh(const struct call *call, int mount);
 /* A detached, empty, read-only tmpfs in the place of TYPE, with these MOUNT_ATTR_*. */
 long make_stand_in(const struct call *call, uint64_t attributes);
+
+/* agent_mount.c: what every fresh proc and sysfs gets, however it was made. A detached mount, with what must cover parts of it
+ * (text COVERS) and what is mounted over its files (text LEAVES); `mount` itself where there is neither. Stands in the tracee's
+ * mount namespace before and after. */
+long finish_fresh(const struct call *call, int mount);
 
 /* agent_stage.c: trees assembled where nobody looks. */
 #define NO_COVER -1
@@ -128,6 +130,10 @@ long stage(const struct call *call, int mount, const struct cover *covers, unsig
 
 /* A detached mount of the file `name` in the root directory of the detached `mount`. Ends in the tracee's mount namespace. */
 long stage_one(const struct call *call, int mount, const char *name);
+
+/* agent_leaves.c: detached mounts of the files of text LEAVES, at most `room`; answers how many. What is not there is left
+ * out. Ends in the tracee's mount namespace. */
+long leaves_take(const struct call *call, struct cover *covers, unsigned room);
 
 /* The actions, in the order of enum agent_op. */
 long act_home(struct call *call);

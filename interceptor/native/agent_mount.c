@@ -223,13 +223,16 @@ static int included(const char *path, const struct cover *covers, unsigned count
 }
 
 /* Everything that hides something in the tracee's old mount goes over the new one. What cannot be taken over must not be
- * revealed either, and then the answer is the one that mount_too_revealing() gives. */
-static long cover(const struct call *call, int mount)
+ * revealed either, and then the answer is the one that mount_too_revealing() gives. Answers how many there are. */
+static long take_covers(const struct call *call, struct cover *covers)
 {
-	static struct cover covers[COVERS_MAX];
 	char *list = (char *)call->text[AGENT_TEXT_COVERS];
 	unsigned count = 0;
-	long old = path_open(call, -1, next_cover(&list), 0);
+	long old;
+
+	if (!list)
+		return 0;
+	old = path_open(call, -1, next_cover(&list), 0);
 
 	if (old < 0)
 		return -EPERM;
@@ -249,12 +252,19 @@ static long cover(const struct call *call, int mount)
 		covers[count].path = path;
 		covers[count++].fd = fd;
 	}
-	return count ? stage(call, mount, covers, count, call->request->flags & AGENT_LOCK_COVERS) : mount;
+	return count;
 }
 
 long finish_fresh(const struct call *call, int mount)
 {
-	return call->text[AGENT_TEXT_COVERS] ? cover(call, mount) : mount;
+	static struct cover covers[COVERS_MAX];
+	long count = take_covers(call, covers);
+	long leaves = count < 0 ? count : leaves_take(call, covers + count, COVERS_MAX - count);
+
+	if (leaves < 0)
+		return leaves;
+	count += leaves;
+	return count ? stage(call, mount, covers, count, call->request->flags & AGENT_LOCK_COVERS) : mount;
 }
 
 static int complete(const struct call *call, const struct type *type)

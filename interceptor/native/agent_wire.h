@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define AGENT_WIRE_VERSION 7
+#define AGENT_WIRE_VERSION 8
 #define AGENT_TEXT_MAX 32768
 #define AGENT_GROUPS_MAX 32
 #define AGENT_TAKEN_MAX 200     /* SCM_MAX_FD is 253 */
@@ -56,7 +56,9 @@ enum agent_fd {
 	AGENT_FD_UTSNS = 8,
 	AGENT_FD_CONTEXT = 9,    /* a filesystem context, or a detached mount */
 	AGENT_FD_MEMORY = 10,    /* a memfd for what is larger than a message */
-	AGENT_FD_ROLES = 11,
+	AGENT_FD_LEAVES = 11,    /* O_PATH: the directory below which the files of text LEAVES are */
+	AGENT_FD_LEAVES_NS = 12, /* the mount namespace in which that is mounted */
+	AGENT_FD_ROLES = 13,
 	/* Behind these: the tracee's own descriptors whose numbers TAKEN lists. */
 };
 
@@ -73,7 +75,10 @@ enum agent_text {
 	AGENT_TEXT_KEY = 6,      /* fsconfig(2)'s key and value */
 	AGENT_TEXT_VALUE = 7,
 	AGENT_TEXT_TAKEN = 8,    /* numbers of the tracee's descriptors, in decimal, each ended by ' ' */
-	AGENT_TEXT_KINDS = 9,
+	/* Files that are mounted over those of a fresh mount: for each its path there and its name below fd LEAVES, both ended
+	 * by '\n'. */
+	AGENT_TEXT_LEAVES = 9,
+	AGENT_TEXT_KINDS = 10,
 };
 
 #define AGENT_FOLLOW 1u          /* MOUNT_ID, MOVE_MOUNT: PATH's last component may be a symbolic link (mounting always follows) */

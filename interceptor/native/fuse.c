@@ -22,6 +22,7 @@
 #define BLOCK 65536u                 /* st_blksize: what stdio reads at once */
 #define EVENTS 64
 #define NOTIFY_RESEND 7              /* linux/fuse.h from 6.9 on: FUSE_NOTIFY_RESEND */
+#define OWED_NS (SECOND / 25)        /* how long at most who then read the beginning of a text may come back for its rest */
 #define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
 
 struct node {
@@ -32,12 +33,15 @@ struct node {
 	uint64_t taken, changed;     /* CLOCK_MONOTONIC of the snapshot, CLOCK_REALTIME of its last change */
 	uint64_t asked;              /* when somebody last asked */
 	uint64_t drained;            /* until when readers drain; 0: they do not */
+	uint64_t owed_until;
+	uint32_t owed;               /* readers who have the beginning of this text, up to its old size */
 	int growing;                 /* it has been longer than at first: leave room */
 };
 
 struct waiting {
 	uint64_t unique, offset;
-	uint32_t node, size;
+	uint32_t node, size, tid;
+	int answered;                /* it has had its beginning */
 };
 
 struct mount {
@@ -185,6 +189,7 @@ static void end_drain(struct ic_fuse_server *server, struct node *node, uint64_t
 	node->next = 0;
 	node->drained = 0;
 	node->taken = time;
+	node->owed_until = time - DRAIN_NS + OWED_NS;
 }
 
 /* Makes a snapshot if there is none that is still good. 0, or an errno; what cannot be made anew stays as it was. */
@@ -198,7 +203,9 @@ static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t 
 	char *text;
 
 	node->asked = time;
-	if (node->next || (node->text && !mount->direct && time - node->taken < server->valid))
+	if (node->next || (node->owed && time < node->owed_until))
+		return 0;
+	if (node->text && !mount->direct && time - node->taken < server->valid)
 		return 0;
 	size = ask(server, mount, id);
 	if (size < 0)
@@ -213,6 +220,61 @@ static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t 
 	else
 		show(node, text, length);
 	return 0;
+}
+
+/* ---- readers who wait for a drain -------------------------------------------------------------------------------------- */
+
+static void send_part(const struct mount *mount, const struct node *node, uint64_t unique, uint64_t offset, uint32_t size)
+{
+	uint32_t rest = offset < node->size ? node->size - (uint32_t)offset : 0;
+
+	answer(mount, unique, 0, node->text + (rest ? offset : 0), rest < size ? rest : size);
+}
+
+/* Answers the reads of `id` that waited for the drain. They end at the old size still: their threads come back for the rest,
+ * and until then the text stays. */
+static void send_waiting(struct mount *mount, uint32_t id)
+{
+	uint32_t i;
+
+	for (i = 0; i < mount->waiting_count; i++) {
+		struct waiting *read = &mount->waiting[i];
+
+		if (read->node != id || read->answered)
+			continue;
+		send_part(mount, mount->nodes[id], read->unique, read->offset, read->size);
+		read->answered = 1;
+		mount->nodes[id]->owed++;
+	}
+}
+
+/* Thread `tid` is back, or everybody who is owed something has had time enough (`tid` 0). */
+static void settle(struct mount *mount, uint32_t id, uint32_t tid)
+{
+	uint32_t i, kept = 0;
+
+	for (i = 0; i < mount->waiting_count; i++) {
+		struct waiting *read = &mount->waiting[i];
+
+		if (read->node == id && read->answered && (!tid || read->tid == tid))
+			mount->nodes[id]->owed--;
+		else
+			mount->waiting[kept++] = *read;
+	}
+	mount->waiting_count = kept;
+}
+
+static void come_back(struct mount *mount, uint32_t id, uint32_t tid)
+{
+	struct node *node = mount->nodes[id];
+
+	if (!node->owed)
+		return;
+	settle(mount, id, tid);
+	if (node->owed && now(CLOCK_MONOTONIC) >= node->owed_until)
+		settle(mount, id, 0);
+	if (!node->owed)
+		node->taken = now(CLOCK_MONOTONIC); /* it still has to read */
 }
 
 /* ---- attributes ------------------------------------------------------------------------------------------------------- */
@@ -245,7 +307,7 @@ static uint64_t validity(const struct ic_fuse_server *server, const struct mount
 	if (mount->direct)
 		return 0;
 	age = now(CLOCK_MONOTONIC) - node->taken;
-	return !node->next && age < server->valid ? server->valid - age : 0;
+	return !node->next && !node->owed && age < server->valid ? server->valid - age : 0;
 }
 
 static void getattr(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in)
@@ -259,6 +321,8 @@ static void getattr(struct ic_fuse_server *server, struct mount *mount, const st
 		refuse(mount, in, ENOENT);
 		return;
 	}
+	if (node)
+		come_back(mount, (uint32_t)in->nodeid, in->pid);
 	error = node ? refresh(server, mount, (uint32_t)in->nodeid) : 0;
 	if (error) {
 		refuse(mount, in, error);
@@ -296,29 +360,6 @@ static void lookup(const struct mount *mount, const struct fuse_in_header *in, c
 
 /* ---- reading and writing ---------------------------------------------------------------------------------------------- */
 
-static void send_part(const struct mount *mount, const struct node *node, uint64_t unique, uint64_t offset, uint32_t size)
-{
-	uint32_t rest = offset < node->size ? node->size - (uint32_t)offset : 0;
-
-	answer(mount, unique, 0, node->text + (rest ? offset : 0), rest < size ? rest : size);
-}
-
-/* Answers the reads of `id` that waited for the drain. */
-static void send_waiting(struct mount *mount, uint32_t id)
-{
-	uint32_t i, kept = 0;
-
-	for (i = 0; i < mount->waiting_count; i++) {
-		struct waiting *read = &mount->waiting[i];
-
-		if (read->node == id)
-			send_part(mount, mount->nodes[id], read->unique, read->offset, read->size);
-		else
-			mount->waiting[kept++] = *read;
-	}
-	mount->waiting_count = kept;
-}
-
 static int wait_for_drain(struct mount *mount, const struct fuse_in_header *in, const struct fuse_read_in *read)
 {
 	if (!mount->waiting)
@@ -326,7 +367,7 @@ static int wait_for_drain(struct mount *mount, const struct fuse_in_header *in, 
 	if (!mount->waiting || mount->waiting_count == WAITING_MAX)
 		return 0;
 	mount->waiting[mount->waiting_count++] =
-		(struct waiting){in->unique, read->offset, (uint32_t)in->nodeid, read->size};
+		(struct waiting){in->unique, read->offset, (uint32_t)in->nodeid, read->size, in->pid, 0};
 	return 1;
 }
 

@@ -19,6 +19,8 @@ from runtime import mountinfo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+SOURCE = "interceptor"
+"""What mountinfo calls the source of leaves."""
 FILESYSTEMS = {"/proc": "proc", "/sys": "sysfs"}
 """Where leaves' paths begin → the type of filesystem that must be there."""
 
@@ -35,6 +37,14 @@ def attach(pid: int, directory: str, names: Mapping[str, str]) -> list[str]:
             table = mountinfo.parse(file.read())
         with in_mount_namespace(namespace.fileno()):
             return [path for top in _whole(table) for path in _attach_below(top, trees)]
+
+
+def masked(pid: int, paths: Iterable[str]) -> frozenset[str]:
+    """Those of `paths` over which the engine mounted something, and which have no leaf therefore."""
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        table = mountinfo.parse(file.read())
+    ours = {mount.point for mount in table if mount.source == SOURCE}
+    return frozenset({mount.point for mount in table}.intersection(paths) - ours)
 
 
 def _whole(table: Iterable[mountinfo.Mount]) -> list[str]:

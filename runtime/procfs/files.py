@@ -33,24 +33,32 @@ def name(number: int, leaf: Leaf) -> str:
 
 
 class Computed:
-    """native.fuse.Source: what leaves show of views."""
+    """native.fuse.Source: what leaves show of views, which have numbers; 0 is the container's own."""
 
     def __init__(self) -> None:
-        self._nodes: list[tuple[Leaf, View]] = []
+        self._nodes: list[tuple[Leaf, int]] = []
+        self._views: dict[int, View] = {}
         self._failed: set[str] = set()
 
-    def add(self, number: int, view: View, leaves: Iterable[Leaf]) -> list[tuple[int, str, int]]:
-        """Gives inodes to the leaves of a view; answers them as native.fuse.Mount.add() wants them."""
+    def show(self, number: int, view: View, leaves: Iterable[Leaf]) -> list[tuple[int, str, int]]:
+        """Gives view `number` its inodes; answers them as native.fuse.Mount.add() wants them. What had that number before
+        has it no more, and its inodes are the new one's: then none are added.
+        """
+        known = number in self._views
+        self._views[number] = view
         rows = []
-        for leaf in leaves:
+        for leaf in () if known else leaves:
             rows.append((FIRST_NODE + len(self._nodes), name(number, leaf), leaf.mode))
-            self._nodes.append((leaf, view))
+            self._nodes.append((leaf, number))
         return rows
 
+    def view(self, number: int) -> View:
+        return self._views[number]
+
     def content(self, node: int) -> bytes:
-        leaf, view = self._nodes[node - FIRST_NODE]
+        leaf, number = self._nodes[node - FIRST_NODE]
         try:
-            return leaf.read(view)
+            return leaf.read(self._views[number])
         except (OSError, ValueError) as error:
             if leaf.path not in self._failed:
                 self._failed.add(leaf.path)

@@ -7,6 +7,7 @@ the engine's mount namespace and go with everything else that the container has 
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from contextlib import ExitStack, suppress
@@ -19,13 +20,15 @@ import structlog
 from interceptor.errors import InterceptorError
 from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
+from interceptor.ports import Leaves, Namespace
+from runtime import record as records
 from runtime.procfs import attach, files, views
 from runtime.procfs.follow import Follower
 from runtime.procfs.leaf import Leaf, Rung
 from runtime.procfs.table import leaves as all_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from interceptor.container import Container
     from interceptor.ports import Keeper, Tracee
@@ -35,7 +38,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DIRECTORY = "leaves"
+KINDS = ("read", "write", "file")
 WRITTEN = "written.json"
+INNER = "inner.json"
+INNER_MAX = 256
+"""Inner containers with a view of their own at one time; any more see the container's."""
 
 
 @dataclass(slots=True)
@@ -51,10 +58,17 @@ class Served:
     """That mount namespace."""
     root: Fd
     """Its root directory: where the cgroups' paths begin."""
+    table: str
+    """Its mountinfo."""
+    computing: fuse.Mount
     mounts: ExitStack
     leaves: Sequence[Leaf]
-    attached: Sequence[str] = ()
+    masked: Collection[str] = ()
+    """Paths over which the engine mounted something of its own: that stays, in fresh filesystems too."""
     inner: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """Views of inner containers: their cgroups → number."""
+    chains: dict[int, dict[str, list[str]]] = field(default_factory=dict)
+    """Of each such view its cgroups and theirs above, by controller, as paths of the engine's mount namespace."""
 
 
 class Procfs:
@@ -77,11 +91,12 @@ class Procfs:
         with ExitStack() as undo:
             try:
                 served = self._serve(record, pid, base, undo)
+                names = {leaf.path: _place(leaf, 0) for leaf in served.leaves}
+                attach.attach(pid, f"{base}/{DIRECTORY}", names)
+                served.masked = attach.masked(pid, names)
             except OSError as error:
                 log.warning("no leaves: /proc shows the host", container=record.id, error=str(error))
                 return
-            names = {leaf.path: _place(leaf, 0) for leaf in served.leaves}
-            served.attached = attach.attach(pid, f"{base}/{DIRECTORY}", names)
             with self._lock:
                 self._served[record.id] = served
             undo.pop_all()
@@ -93,6 +108,7 @@ class Procfs:
         with ExitStack() as undo:
             try:
                 served = self._serve(record, pid, base, undo)
+                served.masked = attach.masked(pid, [leaf.path for leaf in served.leaves])
             except (OSError, InterceptorError) as error:
                 log.error("the leaves of /proc are lost", container=record.id, error=str(error))
                 return
@@ -108,10 +124,10 @@ class Procfs:
             self._keeper.drop(fuse.KEPT, key)
             Fd(kept.fd).close()
 
-    def view_of(self, container: Container, _tracee: Tracee) -> View | None:
-        """Whose machine a call of the tracee's asks about."""
+    def view_of(self, container: Container, tracee: Tracee) -> View | None:
+        """Whose machine a call of the tracee's asks about: the same as what it is shown where it mounts proc."""
         served = self._served.get(container.id)
-        return served.view if served else None
+        return served.computed.view(self._view_of(served, container, tracee, make=False)) if served else None
 
     def forget(self, container_id: str) -> None:
         """The container is gone; its mounts answer ENOTCONN from now on, wherever somebody kept one. Idempotent."""
@@ -136,9 +152,10 @@ class Procfs:
         stack = undo.enter_context(ExitStack())
         namespace = stack.enter_context(Fd(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)))
         root = stack.enter_context(Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
+        table = Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape")
         view = views.view(
             Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape"),
-            Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape"),
+            table,
             f"/proc/self/fd/{root.fileno()}",
             init_pid=pid,
         )
@@ -146,21 +163,38 @@ class Procfs:
         top = f"{base}/{DIRECTORY}"
         owner = (record.ids.first, record.ids.first)
         _make_directories(top)
+        made = {}
         for kind, source in (("read", computed), ("write", remembered)):
-            mount = self._mount(f"{record.id}/{kind}", source, owner, direct=kind == "write")
+            made[kind] = mount = self._mount(f"{record.id}/{kind}", source, owner, direct=kind == "write")
             stack.callback(mount.close)
             if mount.tree is not None:
                 mounts.move_mount(mount.tree.fileno(), f"{top}/{kind}")
                 undo.callback(mounts.unmount, f"{top}/{kind}")
-            own = [leaf for leaf in self._table if _kind(leaf) == kind]
-            mount.add(computed.add(0, view, own) if kind == "read" else remembered.add(own))
-            if mount.tree is None:
-                mount.begin()
+            mount.add(computed.show(0, view, self._of(kind)) if kind == "read" else remembered.add(self._of(kind)))
         if not os.path.ismount(f"{top}/file"):
-            _write_constants(top, [leaf for leaf in self._table if _kind(leaf) == "file"], view, owner, undo)
+            _write_constants(top, self._of("file"), view, owner, undo)
         directory = stack.enter_context(Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
-        return Served(view, computed, remembered, directory, namespace, root, stack.pop_all(), self._table)
+        served = Served(
+            view, computed, remembered, directory, namespace, root, table, made["read"], stack.pop_all(), self._table
+        )
+        if made["read"].tree is None:
+            self._show_inner_again(served)
+            for mount in made.values():
+                mount.begin()
+        return served
 
+    def _show_inner_again(self, served: Served) -> None:
+        """The views of inner containers that an earlier supervisor made, under their numbers and with their inodes."""
+        for number, chains in sorted(_read_inner(served).items()):
+            cgroups = {name: tuple(_reach(served, path) for path in chain) for name, chain in chains.items()}
+            self._show_inner(served, number, cgroups)
+
+    def _show_inner(self, served: Served, number: int, cgroups: Mapping[str, tuple[str, ...]]) -> None:
+        view = views.inner(cgroups, served.view)
+        served.computing.add(served.computed.show(number, view, self._of("read")))
+        served.inner[_key(cgroups)] = number
+        prefix = _reach(served, "")
+        served.chains[number] = {name: [path.removeprefix(prefix) for path in chain] for name, chain in cgroups.items()}
 
     def _mount(self, key: str, source: fuse.Source, owner: tuple[int, int], *, direct: bool) -> fuse.Mount:
         """A new one, or that which an earlier supervisor left."""
@@ -168,11 +202,78 @@ class Procfs:
         kept = (self._keeper, key) if self._keeper is not None else None
         if inherited is not None and kept is not None:
             return self._running().inherit(source, inherited.fd, owner=owner, direct=direct, kept=kept)
-        return self._running().mount(source, name="interceptor", owner=owner, direct=direct, kept=kept)
+        return self._running().mount(source, name=attach.SOURCE, owner=owner, direct=direct, kept=kept)
+
+    def _of(self, kind: str) -> list[Leaf]:
+        return [leaf for leaf in self._table if _kind(leaf) == kind]
+
+    # -- fresh mounts inside ------------------------------------------------------------------------------------
+
+    def leaves(self, container: Container, fstype: str, tracee: Tracee) -> Leaves | None:
+        """ports.Fresh."""
+        served = self._served.get(container.id)
+        if served is None:
+            return None
+        number = self._view_of(served, container, tracee, make=True)
+        top = next(path for path, of_type in attach.FILESYSTEMS.items() if of_type == fstype) + "/"
+        rows = [
+            (leaf.path[len(top) :].encode(), _place(leaf, number).encode())
+            for leaf in served.leaves
+            if leaf.path.startswith(top) and leaf.path not in served.masked
+        ]
+        return Leaves(served.directory.fileno(), served.namespace.fileno(), rows)
+
+    def _view_of(self, served: Served, container: Container, tracee: Tracee, *, make: bool) -> int:
+        """The number of the view for what `tracee` mounts: an inner container's where it is in one."""
+        if tracee.namespace_id(Namespace.PID) == container.pid_namespace:
+            return 0
+        membership = tracee.cgroups.decode(errors="surrogateescape")
+        cgroups = views.cgroups(membership, served.table, _reach(served, ""))
+        if not views.is_inner(cgroups, served.view):
+            return 0
+        with self._lock:
+            known = served.inner.get(_key(cgroups))
+            number = known or (_free_number(served.inner) if make else 0)
+            if number and not known:
+                self._show_inner(served, number, cgroups)
+                _write_inner(served)
+            return number
+
+
+def _free_number(inner: dict[tuple[str, ...], int]) -> int:
+    """The number of a view whose cgroups are gone, else a new one; 0 when a container has as many as it may."""
+    for key, number in list(inner.items()):
+        if not any(os.path.isdir(directory) for directory in key):
+            del inner[key]
+            return number
+    return len(inner) + 1 if len(inner) < INNER_MAX else 0
+
+
+
+def _key(cgroups: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(chain[0] for chain in cgroups.values())
+
+
+def _reach(served: Served, path: str) -> str:
+    """A path of the engine's mount namespace, as it is reached from ours."""
+    return f"/proc/self/fd/{served.root.fileno()}{path}"
+
+
+def _write_inner(served: Served) -> None:
+    """For the next supervisor."""
+    records.write(f"/proc/self/fd/{served.directory.fileno()}/{INNER}", json.dumps(served.chains))
+
+
+def _read_inner(served: Served) -> dict[int, dict[str, list[str]]]:
+    try:
+        text = Path(f"/proc/self/fd/{served.directory.fileno()}/{INNER}").read_text()
+    except FileNotFoundError:
+        return {}
+    return {int(number): chains for number, chains in json.loads(text).items()}
 
 
 def _make_directories(top: str) -> None:
-    for path in (top, *(f"{top}/{kind}" for kind in ("read", "write", "file"))):
+    for path in (top, *(f"{top}/{kind}" for kind in KINDS)):
         with suppress(FileExistsError):  # an earlier supervisor's
             os.mkdir(path, 0o711)
 
@@ -180,7 +281,7 @@ def _make_directories(top: str) -> None:
 def _write_constants(top: str, leaves: Sequence[Leaf], view: View, owner: tuple[int, int], undo: ExitStack) -> None:
     """What never changes: files of a tmpfs, which nobody can write to afterwards."""
     attributes = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
-    with mounts.fresh("tmpfs", [("mode", "711"), ("size", "1m")], attributes=attributes) as tree:
+    with mounts.fresh("tmpfs", [("source", attach.SOURCE), ("mode", "711"), ("size", "1m")], attributes=attributes) as tree:
         mounts.move_mount(tree.fileno(), f"{top}/file")
     undo.callback(mounts.unmount, f"{top}/file")
     for leaf in leaves:

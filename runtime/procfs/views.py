@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def view(membership: str, table: str, root: str, *, init_pid: int | None, outer: View | None = None) -> View:
+def view(membership: str, table: str, root: str, *, init_pid: int | None) -> View:
     """`membership` is /proc/PID/cgroup's text, `table` that of mountinfo in a mount namespace whose root directory is
     reachable as `root` ("" for the supervisor's own).
     """
-    return View(cgroups(membership, table, root), init_pid=init_pid, outer=outer)
+    return View(cgroups(membership, table, root), init_pid=init_pid)
 
 
 def cgroups(membership: str, table: str, root: str) -> Mapping[str, tuple[str, ...]]:
     found = resources.directories(membership, mountinfo.parse(table))
     return {name: tuple(root + directory for directory in chain) for name, chain in found.items()}
+
+
+def inner(cgroups_of: Mapping[str, tuple[str, ...]], outer: View) -> View:
+    return View(cgroups=cgroups_of, init_pid=outer.init_pid, outer=outer)
 
 
 def is_inner(cgroups_of: Mapping[str, tuple[str, ...]], outer: View) -> bool:

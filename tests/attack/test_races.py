@@ -45,9 +45,9 @@ def race(box: whole.Box, place: str, mode: str) -> Counter[str]:
 
 
 def points(text: str) -> list[tuple[str, str]]:
-    """(mount point, filesystem type), as mountinfo shows them."""
+    """(mount point, filesystem type), as mountinfo shows them, without the leaves of proc and sysfs."""
     lines = (line.split(" - ") for line in text.splitlines())
-    return [(left.split()[4], right.split()[0]) for left, right in lines]
+    return [(left.split()[4], right.split()[0]) for left, right in lines if right.split()[1] != "interceptor"]
 
 
 def mounted(box: whole.Box) -> Counter[tuple[str, str]]:

@@ -37,6 +37,7 @@ pytestmark = [
 ]
 
 MiB = 1 << 20
+INNER_TAR = "/usr/share/interceptor/busybox.tar"
 CRUN = next(variant for variant in VARIANTS if variant.underneath == "crun")
 
 LENT = r"""
@@ -45,6 +46,13 @@ for name in bin sbin lib lib64; do ln -sfn "usr/$name" "/host/$name"; done
 for name in proc sys dev; do mount --rbind "/$name" "/host/$name"; done
 """
 """Makes the host's programs, which are in /host/usr, a root to chroot into."""
+
+
+POLICY = """\
+extends: [docker]
+match: {{image: ["{image}"]}}
+leaves: everywhere
+"""
 
 
 class Limited(SystemContainer):
@@ -80,9 +88,13 @@ class Limited(SystemContainer):
 
 @pytest.fixture(scope="module", params=[MAIN, CRUN], ids=str)
 def limited(
-    request: pytest.FixtureRequest, start_engine: Callable[[Variant], AbstractContextManager[Engine]]
+    request: pytest.FixtureRequest,
+    start_engine: Callable[..., AbstractContextManager[Engine]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Limited]:
-    with start_engine(request.param) as engine:
+    policies = tmp_path_factory.mktemp("policies")
+    (policies / "site.yaml").write_text(POLICY.format(image=request.param.image), encoding="utf-8")
+    with start_engine(request.param, INTERCEPTOR_POLICIES=str(policies)) as engine:
         yield Limited(engine, request.param)
 
 
@@ -182,6 +194,15 @@ def test_node_sees_the_limits(limited: Limited) -> None:
 def test_python_sees_the_cpus(limited: Limited) -> None:
     script = "import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))"
     assert limited.lent("python3", "-c", script).split() == [str(limited.expected().cpus)] * 2
+
+
+def test_an_inner_container_sees_its_own_limits(limited: Limited) -> None:
+    wait_for(lambda: limited.exec("docker", "version", check=False).returncode == 0, "the inner dockerd", within=20)
+    limited.inner("import", INNER_TAR, "busybox")
+    script = "grep MemTotal /proc/meminfo; cat /sys/devices/system/cpu/online; grep -c ^processor /proc/cpuinfo; nproc"
+    said = limited.inner("run", "--rm", "--memory", "64m", "--cpus", "0.5", "busybox", "sh", "-euc", script)
+    assert said.split() == ["MemTotal:", str(64 << 10), "kB", "0", "1", "1"]
+    assert limited.meminfo()["MemTotal"] == 512 << 10, "the outer one still sees its own"
 
 
 def test_limits_that_are_changed_are_followed_within_a_second(limited: Limited) -> None:

@@ -31,7 +31,7 @@ IN = {"in the container": ["unshare", "-m"], "in a nested user namespace": NESTE
 @pytest.fixture(params=["runc", "crun"], scope="module")
 def box(request: pytest.FixtureRequest) -> Iterator[whole.Box]:
     with whole.host(request.param) as host:
-        made = host.box()
+        made = host.box("bare")
         made.sh("mkdir -p /data/lower/d /data/second; echo below >/data/lower/f; echo second >/data/second/s")
         yield made
 

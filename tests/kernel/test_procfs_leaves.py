@@ -110,14 +110,14 @@ def test_what_was_written_is_known_by_whom(host: oci.Host, plain: Path) -> None:
 
 
 class _Varying:
-    """Snapshots of every size between a line and three pages, as whole_reads.c wants them."""
+    """Snapshots of every size between a line and a page, as whole_reads.c wants them."""
 
     def __init__(self) -> None:
         self.made = 0
 
     def content(self, _node: int) -> bytes:
         self.made += 1
-        number, rows = self.made, self.made * 7919 % 200
+        number, rows = self.made, self.made * 7919 % 58
         body = f"{number} row ............................................................\n" * rows
         return f"{number} first {rows} {time.monotonic_ns()}\n{body}{number} last\n".encode()
 

@@ -61,6 +61,7 @@ class FakeTracee:
     notification_id: int = 7
     descriptors: dict[bytes, Anchor] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
+    cgroups: bytes = b""
     closed: int = 0
     memory: dict[int, bytes] = field(default_factory=dict)
     waiting: bool = True
@@ -146,8 +147,10 @@ class FakeAgent:
         if self.fails is not None:
             raise self.fails
 
-    def mount(self, fstype: str, at: Anchor, *, source: Any, flags: int, options: Any, like: Any = ()) -> None:
-        self._do("mount", fstype, at, source, flags, options, tuple(like))
+    def mount(
+        self, fstype: str, at: Anchor, *, source: Any, flags: int, options: Any, like: Any = (), leaves: Any = None
+    ) -> None:
+        self._do("mount", fstype, at, source, flags, options, tuple(like), *([leaves] if leaves else []))
 
     def stand_in(self, at: Anchor, *, name: str, flags: int) -> None:
         self._do("stand_in", at, name, flags)
@@ -172,8 +175,8 @@ class FakeAgent:
     def create_overlay(self, context: Context) -> None:
         self._do("create_overlay", context.fstype)
 
-    def mount_context(self, context: Context, attributes: int, *, like: Any = ()) -> None:
-        self._do("mount_context", context.fstype, attributes, tuple(like))
+    def mount_context(self, context: Context, attributes: int, *, like: Any = (), leaves: Any = None) -> None:
+        self._do("mount_context", context.fstype, attributes, tuple(like), *([leaves] if leaves else []))
 
     def open_mount(self, context: Context) -> int:
         self._do("open_mount", context.fstype)

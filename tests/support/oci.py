@@ -138,6 +138,9 @@ class FakeCore:
             raise InterceptorError(container.id)
         self._containers[container.id] = container
 
+    def cover_fresh(self, fresh: object) -> None:
+        """Nobody mounts anything here."""
+
     def unregister(self, container_id: str) -> Container | None:
         return self._containers.pop(container_id, None)
 

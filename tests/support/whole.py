@@ -52,9 +52,10 @@ POLICIES = {
         for call in ("fsopen", "fsconfig", "fsmount", "fspick", "move_mount", "open_tree", "mount_setattr")
     ),
     # /proc and /sys as the kernel makes them, for comparisons with it.
-    "bare": "extends: [default]\nselectable: true\nleaves: false\n",
+    "bare": "extends: [default]\nselectable: true\nleaves: none\n",
     "fuse": "extends: [default]\nselectable: true\nlimits: {devices: [fuse], agent-deadline: 20s}\n"
     "mount: {fuse: {squashfs: squashfuse, ext4: not-there}}\n",
+    "everywhere": "extends: [default]\nselectable: true\nleaves: everywhere\n",
     # What Docker gives: no CAP_SYS_ADMIN.
     "engine": "extends: [default]\nselectable: true\ncapabilities: engine\n",
     "names": """\

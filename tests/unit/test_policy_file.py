@@ -10,7 +10,7 @@ from support.policy_rows import ROWS, MountArgs, MountFlags, NameArgs, ShutdownA
 from interceptor import policy_file, registry, stanza
 from interceptor.args import Arch
 from interceptor.errors import ConfigError, PolicyError
-from interceptor.policy import BUILT_IN, Caller, Do, EngineProfile, FlagSet, Mount, Numbers, Policy, Text
+from interceptor.policy import BUILT_IN, Caller, Do, EngineProfile, FlagSet, LeafScope, Mount, Numbers, Policy, Text
 from interceptor.stanza import RegisterTest
 from interceptor.strict_yaml import DEPTH_MAX, SIZE_MAX, PolicyErrors
 
@@ -163,12 +163,12 @@ seccomp: {engine-profile: ignore}
 ids: {size: 1000}
 limits: {parked: 3, agents: 2, agent-deadline: 250ms}
 immutable-mounts: false
-leaves: false
+leaves: none
 """,
     )
     assert (p.description, p.selectable, p.capabilities, p.id_range_size) == ("words", True, "engine", 1000)
     assert (p.limits.parked, p.limits.agents, p.limits.agent_deadline_ms) == (3, 2, 250)
-    assert (p.engine_profile, p.immutable_mounts, p.leaves) == (EngineProfile.IGNORE, False, False)
+    assert (p.engine_profile, p.immutable_mounts, p.leaves) == (EngineProfile.IGNORE, False, LeafScope.NONE)
 
 
 def test_every_error_of_a_file_is_reported_with_its_place(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from runtime.resources import Cpus, Memory
 
 _KEEP: Final = 1_000_000_000
-_KEEP_LIMITS: Final = 100_000_000
-"""Nanoseconds. Limits change when somebody changes them; programs look much oftener."""
+_KEEP_LIMITS: Final = 20_000_000
+"""Nanoseconds. Less than it takes a runtime from setting the limits of a container to the first look of its program."""
 
 _kept: dict[tuple[str, str], tuple[int, Any]] = {}
 
@@ -46,7 +46,7 @@ def cgroups(view: View) -> Cgroups:
 
 
 def cpus(view: View) -> Cpus:
-    """Which CPUs the container sees; as of a tenth of a second ago at most, for all leaves the same."""
+    """Which CPUs the container sees; as of 20 ms ago at most, for all leaves the same."""
     now = time.monotonic_ns()
     found: tuple[int, Cpus] | None = view.state.get("cpus")
     if found is None or now - found[0] > _KEEP_LIMITS:
