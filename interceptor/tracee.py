@@ -364,7 +364,7 @@ def _mounted_on(rows: Sequence[Sequence[bytes]], top: Sequence[bytes]) -> Sequen
 
 
 def _rows(mountinfo: bytes) -> list[list[bytes]]:
-    return [line.split(b" ") for line in mountinfo.splitlines()]
+    return [line.split(b" ") for line in mountinfo.split(b"\n") if line]
 
 
 def _type(row: Sequence[bytes]) -> bytes:

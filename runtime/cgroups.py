@@ -27,7 +27,7 @@ def directories(membership: str, table: Sequence[Mount]) -> Iterator[tuple[str, 
 
     Pure. A hierarchy that is not mounted, or not from where the cgroup can be seen, is left out.
     """
-    for line in membership.splitlines():
+    for line in filter(None, membership.split("\n")):
         _, controllers, path = line.split(":", 2)
         wanted = set(controllers.split(",")) if controllers else set[str]()
         files = _V1_FILES if controllers else _V2_FILES

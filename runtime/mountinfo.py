@@ -32,12 +32,12 @@ class Mount:
 
 def parse(text: str) -> list[Mount]:
     """Every mount, in the kernel's order (a later one at the same point covers the earlier)."""
-    return [_line(line) for line in text.splitlines() if line]
+    return [_line(line) for line in text.split("\n") if line]
 
 
 def ids(text: str) -> frozenset[int]:
     """Every mount's id (STATX_MNT_ID) alone."""
-    return frozenset(int(line.partition(" ")[0]) for line in text.splitlines() if line)
+    return frozenset(int(line.partition(" ")[0]) for line in text.split("\n") if line)
 
 
 def unescape(text: str) -> str:

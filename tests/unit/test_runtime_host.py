@@ -320,3 +320,11 @@ def test_removing_a_place_never_removes_what_somebody_put_there(tmp_path: Path) 
     (base / "mounts/0/volume").rmdir()
     place.remove(str(base))
     assert not base.exists()
+
+
+def test_a_mount_points_strange_characters_end_no_line() -> None:
+    """The kernel escapes blanks and newlines; what else Python calls the end of a line, a container may put into names."""
+    name = "/mnt/\x0b\x0c\r\x1c\x85\u2028x"
+    (found,) = mountinfo.parse(f"7 2 0:1 / {name} rw - tmpfs none rw\n")
+    assert (found.id, found.point) == (7, name)
+    assert mountinfo.ids(f"7 2 0:1 / {name} rw - tmpfs none rw\n") == {7}
