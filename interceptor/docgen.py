@@ -244,6 +244,7 @@ def _limits(base: Limits) -> Schema:
             "nice": _between(*policy_limits.NICE, "The lowest nice value that may be set"),
             "realtime-priority": _between(0, policy_limits.REALTIME_MAX, "The highest one; 0: no real-time scheduling"),
             "io-realtime": _between(0, policy_limits.IO_LEVEL_MAX, "The strongest level of IOPRIO_CLASS_RT"),
+            "oom-score-adj": _between(*policy_limits.OOM_SCORES, "The lowest of a container whose memory is limited"),
             "devices": {"type": "array", "items": device, "description": "Nodes that mknod(2) may make"},
             "servers": _object(dict.fromkeys(sorted(set(NETWORK_FILESYSTEMS.values())), servers)),
         }

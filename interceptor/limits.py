@@ -32,6 +32,8 @@ class Ceilings:
     """The highest sched_priority (1 … 99) of SCHED_FIFO and SCHED_RR; 0: neither."""
     io_realtime: int | None = None
     """The strongest (lowest) level, 0 … 7, of IOPRIO_CLASS_RT."""
+    oom_score_adj: int | None = None
+    """The lowest oom_score_adj (-999 … 1000) of a container whose memory is limited."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ REALTIME_MAX = 99
 NICE = (-20, 19)
 IO_LEVEL_MAX = 7
 """IOPRIO_NR_LEVELS - 1 (linux/ioprio.h)."""
+OOM_SCORES = (-999, 1000)
+"""OOM_SCORE_ADJ_MIN and _MAX (linux/oom.h), without the one that is never killed."""
 
 RLIMITS: Mapping[str, int] = {
     name.removeprefix("RLIMIT_").lower(): getattr(resource, name)
@@ -77,6 +79,7 @@ def limit_readers(given: Given, problems: Problems) -> dict[str, Callable[[Node]
         "nice": number("nice", "a nice value", *NICE),
         "realtime-priority": number("realtime_priority", "a priority, or 0 for none,", 0, REALTIME_MAX),
         "io-realtime": number("io_realtime", "a level of the real-time class", 0, IO_LEVEL_MAX),
+        "oom-score-adj": number("oom_score_adj", "an oom_score_adj", *OOM_SCORES),
         "devices": lambda node: given.update(devices=_devices(node, problems)),
         "servers": lambda node: given.update(servers=_servers(node, problems)),
     }

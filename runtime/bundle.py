@@ -34,9 +34,11 @@ def read(path: str) -> dict[str, Any]:
     return found
 
 
-def rewrite(path: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """Replaces a file's JSON object by what `change` makes of it."""
-    replace(path, change(read(path)))
+def rewrite(path: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+    """Replaces a file's JSON object by what `change` makes of it; answers what it was."""
+    found = read(path)
+    replace(path, change(found))
+    return found
 
 
 def replace(path: str, values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,9 +151,9 @@ class Lifecycle:
             undo.callback(self._core.unregister, asked.id)
             self._pending[asked.id] = Pending(record, container, namespace.duplicate(), undo.pop_all())
         request.on_disconnect.callback(self._abort, asked.id)
-        return self._reply(asked, runtime)
+        return self._reply(asked, runtime, record)
 
-    def _reply(self, asked: Creation, runtime: Underneath) -> Mapping[str, Any]:
+    def _reply(self, asked: Creation, runtime: Underneath, record: Record) -> Mapping[str, Any]:
         argv, pid_file = asked.argv, asked.pid_file
         if pid_file is None:
             pid_file = f"{self._host.places.container(asked.id)}/init.pid"
@@ -163,6 +163,7 @@ class Lifecycle:
             "pid_file": pid_file,
             "time_namespace": process.has_time_namespaces(),
             "chown_stdio": runtime.chown_stdio and asked.stdio_null,
+            "oom_score_adj": record.oom_score and asdict(record.oom_score),
         }
 
     @contextmanager
@@ -249,13 +250,20 @@ class Lifecycle:
         if container is None or container.init_pid is None:
             raise InterceptorError(f"container {container_id} is not known, or has no process that one could join")
         policy = self._core.policy(container.policy)
+        score = records.load(self._host.places.container(container_id)).oom_score
         if request.body.get("process") is not None:
-            facts = self._host.facts(container.ids, policy)
+            facts = replace(self._host.facts(container.ids, policy), oom_score=score)
             path = requests.absolute(request.body, "process")
             with self._namespace_of(request, container_id) as namespace, in_mount_namespace(namespace.fileno()):
-                bundle.rewrite(path, lambda given: ociconfig.rewrite_process(given, facts))
+                given = bundle.rewrite(path, lambda given: ociconfig.rewrite_process(given, facts))
+            score = score and score.beginning_with(given.get("oomScoreAdj"))
         runtime = self._runtimes.know(container.runtime)
-        return {"exec": [runtime.path, *argv], "init_pid": container.init_pid, "chown_stdio": runtime.chown_stdio}
+        return {
+            "exec": [runtime.path, *argv],
+            "init_pid": container.init_pid,
+            "chown_stdio": runtime.chown_stdio,
+            "oom_score_adj": score and asdict(score),
+        }
 
     def _namespace_of(self, request: Request, container_id: str) -> Fd:
         """The caller's mount namespace: sent along, or that which created the container."""

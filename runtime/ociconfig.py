@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from interceptor.container import IdRange
     from interceptor.limits import Device
+    from runtime.oomscore import OomScore
 
 Config = dict[str, Any]
 
@@ -67,6 +68,8 @@ class Facts:
     """RLIMIT_* → hard limit that cannot be exceeded; None when we may raise limits (CAP_SYS_RESOURCE)."""
     oom_score_floor: int | None = None
     """oom_score_adj below which we cannot go; None when we may lower it."""
+    oom_score: OomScore | None = None
+    """What is lent instead of the oom_score_adj that a configuration gives."""
     user_namespace: str | None = None
     """Path of the user namespace to join, for a container that shares other namespaces with one of ours."""
 
@@ -115,7 +118,9 @@ def _process(process: Config, facts: Facts) -> None:
     if facts.hard_limits is not None and process.get("rlimits"):
         process["rlimits"] = [_clamp(limit, facts.hard_limits) for limit in process["rlimits"]]
     score = process.get("oomScoreAdj")
-    if score is not None and facts.oom_score_floor is not None:
+    if facts.oom_score is not None:
+        process.pop("oomScoreAdj", None)
+    elif score is not None and facts.oom_score_floor is not None:
         process["oomScoreAdj"] = max(score, facts.oom_score_floor)
     if facts.systemd:
         environment = list(process.get("env") or [])

@@ -28,6 +28,7 @@ from runtime import (
     image,
     mountinfo,
     ociconfig,
+    oomscore,
     place,
     process,
     rootfs,
@@ -185,8 +186,12 @@ class _Preparation:
             entries, f"{base}/mounts", clones, self.record.bundle, self._lock_in(base, systemd=systemd)
         )
         native = sharing.attach(entries, self.shared, f"{base}/mounts")
+        facts = self._facts(base)
+        lowest = self.policy.limits.ceilings.oom_score_adj
+        self.record.oom_score = oomscore.lend(self.config, lowest, facts.oom_score_floor)
         facts = replace(
-            self._facts(base),
+            facts,
+            oom_score=self.record.oom_score,
             systemd=systemd,
             sources={**bound.sources, **native},
             inside=bound.inside,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from interceptor.container import Container, IdRange
 from interceptor.errors import InterceptorError
+from runtime.oomscore import OomScore
 from runtime.rootfs import Rootfs
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Record:
     annotations: dict[str, str] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
     """Container.devices."""
+    oom_score: OomScore | None = None
+    """What it was lent."""
     filter: list[dict[str, Any]] | None = None
     """Container.filter; None in a record of an older version."""
 
@@ -90,6 +93,7 @@ def load(directory: str) -> Record:
     try:
         values = json.loads(Path(path).read_text())
         values["ids"], values["rootfs"] = IdRange(**values["ids"]), Rootfs(**values["rootfs"])
+        values["oom_score"] = OomScore(**score) if (score := values.get("oom_score")) else None
         return Record(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InterceptorError(f"{path} cannot be read ({error})") from error

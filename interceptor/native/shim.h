@@ -154,8 +154,17 @@ bool stdio_has_null(void);
 void stdio_replace_null(void);
 /* To be called first: the signal mask that children get, whatever we block for ourselves. */
 void remember_signal_mask(void);
-/* fork and execv; the child dies with us. */
-pid_t launch(char *const *argv);
+/* Of the oom_score_adj that a container gets: how low its processes may set theirs, and what they begin with. */
+struct oom_score {
+	bool given;
+	long floor, value;
+};
+/* Takes that for this process, for whatever it becomes and starts; false with errno. A floor that we may not lend
+ * (no CAP_SYS_RESOURCE) stays where it is.
+ */
+bool oom_score_take(const struct oom_score *score);
+/* fork and execv; the child dies with us. `score` is the child's, or NULL. */
+pid_t launch(char *const *argv, const struct oom_score *score);
 /* 0 … 255, or 128 + the signal that ended it. */
 int exit_status(int wait_status);
 /* Its exit status; it runs on the clock of container `clock_of`, unless that is NULL. */

@@ -58,6 +58,17 @@ static char **exec_of(struct json reply)
 	return argv;
 }
 
+/* What the runtime underneath is not told, because what it writes with all rights is a minimum, too. */
+static struct oom_score oom_score_of(struct json reply)
+{
+	struct json lent = json_member(reply, "oom_score_adj");
+	struct oom_score score = {0};
+	score.given = json_integer(json_member(lent, "floor"), &score.floor);
+	if (score.given && !json_integer(json_member(lent, "value"), &score.value))
+		score.value = strtol(read_file("/proc/self/oom_score_adj", NULL) ?: "0", NULL, 10);
+	return score;
+}
+
 /* ---- create ---- */
 
 static void ask_create(const struct options *options, struct control *control)
@@ -172,7 +183,8 @@ int create(const struct options *options, struct created *created)
 	int host_clock = json_is_true(json_member(control.reply, "time_namespace")) ? time_namespace_new() : -1;
 	int signals = watch_signals(&before);
 	struct text resume = resume_message(options);
-	int status = await_runtime(launch(argv), signals, &control, &resume, &gone);
+	struct oom_score score = oom_score_of(control.reply);
+	int status = await_runtime(launch(argv, &score), signals, &control, &resume, &gone);
 	close(signals);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	*created = (struct created){.runtime = argv[0], .pid = !status && pid_file ? read_pid_file(pid_file) : -1};
@@ -208,6 +220,9 @@ void exec_in_container(const struct options *options)
 		stdio_replace_null();
 	if (json_integer(json_member(control.reply, "init_pid"), &pid) && pid > 0 && pid <= INT_MAX)
 		time_namespace_join((pid_t)pid);
+	struct oom_score score = oom_score_of(control.reply);
+	if (!oom_score_take(&score))
+		fail("/proc/self/oom_score_adj %ld: %s", score.value, strerror(errno));
 	become(argv);
 }
 

@@ -1,6 +1,9 @@
-/* Child processes, and two things that they must be given: clocks that start at zero and a /dev/null of their own. */
+/* Child processes, and three things that they must be given: clocks that start at zero, a /dev/null of their own, and how far
+ * they may lower their oom_score_adj.
+ */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/mount.h>
 #include <sched.h>
 #include <signal.h>
@@ -44,7 +47,7 @@ void remember_signal_mask(void)
 	sigprocmask(SIG_BLOCK, NULL, &first_mask);
 }
 
-pid_t launch(char *const *argv)
+pid_t launch(char *const *argv, const struct oom_score *score)
 {
 	pid_t parent = getpid();
 	pid_t child = fork();
@@ -58,7 +61,10 @@ pid_t launch(char *const *argv)
 		_exit(128 + SIGKILL);
 	hand_on_listen_fds(parent);
 	sigprocmask(SIG_SETMASK, &first_mask, NULL);
-	execv(argv[0], argv);
+	if (score && !oom_score_take(score))
+		complain("/proc/self/oom_score_adj %ld: %s", score->value, strerror(errno));
+	else
+		execv(argv[0], argv);
 	complain("cannot execute %s: %s", argv[0], strerror(errno));
 	_exit(127);
 }
@@ -82,7 +88,7 @@ int run_and_wait(char *const *argv, const char *clock_of)
 	int host = clock_of ? open("/proc/self/ns/time", O_RDONLY | O_CLOEXEC) : -1;
 	if (host >= 0)
 		time_namespace_of(clock_of);
-	pid_t child = launch(argv);
+	pid_t child = launch(argv, NULL);
 	time_namespace_restore(host);
 	return wait_for(child);
 }
@@ -186,6 +192,46 @@ void time_namespace_of(const char *id)
 	pid_t pid = read_pid_file(init_path(id));
 	if (pid > 0)
 		time_namespace_join(pid);
+}
+
+/* ---- oom_score_adj ---- */
+
+static bool oom_score_write(long score)
+{
+	char text[24];
+	int length = snprintf(text, sizeof text, "%ld", score);
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ssize_t put = write(fd, text, (size_t)length);
+	int error = errno;
+	close(fd);
+	errno = error;
+	return put == length;
+}
+
+/* The kernel keeps a minimum beside the value, inherited by children: who has CAP_SYS_RESOURCE sets both, who has not can move
+ * the value between the minimum and 1000 (fs/proc/base.c, __set_oom_adj()).
+ */
+bool oom_score_take(const struct oom_score *score)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct ours[2], less[2];
+	if (!score->given)
+		return true;
+	oom_score_write(score->floor);
+	if (syscall(SYS_capget, &header, ours) < 0)
+		return false;
+	memcpy(less, ours, sizeof less);
+	less[CAP_TO_INDEX(CAP_SYS_RESOURCE)].effective &= ~CAP_TO_MASK(CAP_SYS_RESOURCE);
+	if (syscall(SYS_capset, &header, less) < 0)
+		return false;
+	bool taken = oom_score_write(score->value);
+	int error = errno;
+	if (syscall(SYS_capset, &header, ours) < 0)
+		return false;
+	errno = error;
+	return taken;
 }
 
 /* ---- /dev/null ---- */

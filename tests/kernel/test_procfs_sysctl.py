@@ -1,6 +1,4 @@
-"""The kinds of sysctl against the kernel's own handlers, on sysctls that a fresh network and user namespace has of its
-own, and oom_score_adj of a process of ours.
-"""
+"""The kinds of sysctl against the kernel's own handlers, on sysctls that a fresh network and user namespace has of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtime.procfs.values import oom_score_adj
 from runtime.procfs.values.sysctl_kinds import INT_MAX, Ints, Unsigned
 
 if TYPE_CHECKING:
@@ -84,39 +81,3 @@ def test_a_kind_answers_what_the_kernels_handler_answers(path: str, kind: Kind) 
         if mine[0] != number or (not number and mine[1] != shown):
             wrong[written[:40]] = {"kernel": (number, shown), "ours": mine}
     assert wrong == {}
-
-
-def test_oom_score_adj_is_read_as_the_kernel_reads_it() -> None:
-    child = subprocess.Popen(["sleep", "60"])
-    try:
-        wrong = {}
-        for written in [
-            *WRITTEN,
-            b"1000",
-            b"1001",
-            b"  12  ",
-            b"0x10",
-            b"+5",
-            b"123456789012",
-            b"1234567890123",
-            b"12 ",
-        ]:
-            try:
-                with open(f"/proc/{child.pid}/oom_score_adj", "r+b", 0) as file:  # noqa: PTH123
-                    file.write(written)
-                    file.seek(0)
-                    theirs = (0, int(file.read()))
-            except PermissionError:
-                continue  # a lower score than before: this host's root may not
-            except OSError as error:
-                theirs = (error.errno or 0, 0)
-            try:
-                mine = (0, oom_score_adj.parse(written))
-            except OSError as error:
-                mine = (error.errno or 0, 0)
-            if theirs != mine:
-                wrong[written[:40]] = {"kernel": theirs, "ours": mine}
-        assert wrong == {}
-    finally:
-        child.kill()
-        child.wait()

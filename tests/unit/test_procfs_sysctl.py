@@ -1,4 +1,4 @@
-"""The sysctl leaves and oom_score_adj; tests/kernel/test_procfs_sysctl.py asks the kernel whether the kinds are right."""
+"""The sysctl leaves; tests/kernel/test_procfs_sysctl.py asks the kernel whether the kinds are right."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.procfs.leaf import View
-from runtime.procfs.values import LEAVES, oom_score_adj, sysctl
-from runtime.procfs.values.oom_score_adj import Adjustment
+from runtime.procfs.values import LEAVES, sysctl
 from runtime.procfs.values.sysctl_kinds import Ints, Latched, Parameter, Text, Unsigned
 
 if TYPE_CHECKING:
@@ -109,31 +108,3 @@ def test_every_row_is_a_leaf_that_can_be_written_and_ceilings_are_known() -> Non
     assert rows - leaves <= {"/proc/sys/kernel/pid_max"}, "where it belongs to a namespace it is the kernel's"
     assert all(leaf.write for leaf in sysctl.LEAVES)
     assert leaves >= sysctl.HOST_CEILINGS
-
-
-# -- oom_score_adj -------------------------------------------------------------------------------------------------------
-
-
-def test_a_lowered_score_is_shown_as_written_and_is_the_floor() -> None:
-    assert oom_score_adj.adjust(b"-999\n", floor=0) == Adjustment(shown=-999, real=0)
-    assert oom_score_adj.adjust(b"500", floor=0) == Adjustment(shown=500, real=500)
-    assert oom_score_adj.adjust(b"-400", floor=-500) == Adjustment(shown=-400, real=-400)
-    assert oom_score_adj.adjust(b"100", floor=300) == Adjustment(shown=100, real=300)
-
-
-def test_children_show_their_parents_wish_until_somebody_raises_the_real_one() -> None:
-    assert oom_score_adj.inherited(shown=-999, real=0, floor=0) == -999
-    assert oom_score_adj.inherited(shown=-999, real=300, floor=0) == 300
-    assert oom_score_adj.inherited(shown=0, real=0, floor=0) == 0
-
-
-@pytest.mark.parametrize("bad", [b"", b"\n", b"x", b"1001", b"-1001", b"1 2", b"--1", b"0x", b"+-1", b"08"])
-def test_scores_that_the_kernel_refuses(bad: bytes) -> None:
-    with pytest.raises(OSError, match="is not") as refused:
-        oom_score_adj.parse(bad)
-    assert refused.value.errno == errno.EINVAL
-
-
-@pytest.mark.parametrize(("good", "value"), [(b"+7", 7), (b" 0x10 \n", 16), (b"-010", -8), (b"-1000\n", -1000)])
-def test_scores_that_the_kernel_takes(good: bytes, value: int) -> None:
-    assert oom_score_adj.parse(good) == value

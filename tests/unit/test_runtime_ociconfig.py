@@ -11,6 +11,7 @@ from interceptor.errors import ConfigError
 from runtime import capabilities, cgroups, commandline, image, mountinfo, ociconfig, refusals
 from runtime.dockerd import engine_pid
 from runtime.ociconfig import Facts
+from runtime.oomscore import OomScore
 
 IDS = IdRange(1879048192, 65536)
 EVERY = ("CAP_CHOWN", "CAP_SYS_ADMIN", "CAP_KILL")
@@ -116,6 +117,10 @@ def test_limits_are_clamped_only_where_they_cannot_be_raised() -> None:
     bound = ociconfig.rewrite(docker(), facts(hard_limits={"RLIMIT_NOFILE": 512}, oom_score_floor=0))["process"]
     assert bound["rlimits"] == [{"type": "RLIMIT_NOFILE", "hard": 512, "soft": 512}]
     assert bound["oomScoreAdj"] == 0
+
+
+def test_a_runtime_is_told_no_score_where_one_is_lent() -> None:
+    assert "oomScoreAdj" not in ociconfig.rewrite(docker(), facts(oom_score=OomScore(-999, -500)))["process"]
 
 
 def test_sys_is_writable_and_binds_have_their_clones() -> None:
