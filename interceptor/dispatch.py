@@ -92,7 +92,7 @@ class Outcome:
     """Policy's; None where it was not asked."""
     refused: Refused | None = None
     time_ns: int = 0
-    """CLOCK_REALTIME when it was answered, and how long that took, ns."""
+    """CLOCK_MONOTONIC when it was answered, and how long that took, ns."""
     elapsed_ns: int = 0
 
 
@@ -735,8 +735,8 @@ def _caller(subject: Subject) -> Caller:
     return caller  # type: ignore[no-any-return]
 
 
-def record_of(outcome: Outcome, container_id: str) -> Record:
-    """The trace's form of an outcome, made when somebody reads it."""
+def record_of(outcome: Outcome, container_id: str, since_epoch: int = 0) -> Record:
+    """The trace's form of an outcome, made when somebody reads it. `since_epoch`: what makes CLOCK_REALTIME of its time."""
     notification, verdict = outcome.notification, outcome.verdict
     why = verdict.because if isinstance(verdict, Continue) and not outcome.why else outcome.why
     arch = Arch(notification.arch) if notification.arch in _ARCHES else Arch.X86_64
@@ -747,8 +747,8 @@ def record_of(outcome: Outcome, container_id: str) -> Record:
         argument, remedy = explain_refusal(outcome.refused, outcome.rule, values)
         why = "; ".join(filter(None, (argument, why)))
     return Record(
-        outcome.time_ns, container_id, notification.tid, outcome.comm, outcome.call, outcome.args, notification.args, arch,
-        verdict, outcome.how, outcome.rule, outcome.elapsed_ns / 1000, why, remedy,
+        outcome.time_ns + since_epoch, container_id, notification.tid, outcome.comm, outcome.call, outcome.args,
+        notification.args, arch, verdict, outcome.how, outcome.rule, outcome.elapsed_ns / 1000, why, remedy,
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from interceptor.native.notifier import (
     wire_form,
 )
 from interceptor.native.pin import Buffer, close
+from interceptor.trace.clock import since_epoch
 from interceptor.trace.record import How, Record
 from interceptor.verdict import AddFd, Fail, Verdict
 
@@ -142,8 +143,9 @@ class Session:
         with self._drain_lock:
             outcomes = [self.outcomes.popleft() for _ in range(len(self.outcomes))]
             hits, lost = self.notifier.hits()
-            records = [record_of(outcome, self.container_id) for outcome in outcomes] + [
-                self._record(hit) for hit in hits
+            since = since_epoch()
+            records = [record_of(outcome, self.container_id, since) for outcome in outcomes] + [
+                self._record(hit, since) for hit in hits
             ]
             for record in sorted(records, key=lambda record: record.time_ns):
                 self._ring.publish(record)
@@ -181,7 +183,7 @@ class Session:
             if looks is not None:
                 self.notifier.look(looks)
 
-    def _record(self, hit: Hit) -> Record:
+    def _record(self, hit: Hit, since: int) -> Record:
         name = self.dispatcher.name_of(hit.arch, hit.nr)
         how, rule, why, remedy, args = How.TABLE, hit.rule, "", "", None
         if hit.note is not None:
@@ -192,8 +194,8 @@ class Session:
         elif isinstance(hit.verdict, Fail):
             why, remedy = self.dispatcher.refused_by_table(hit.arch, hit.nr, hit.args, rule)
         return Record(
-            hit.time_ns, self.container_id, hit.tid, hit.comm, name, args, hit.args, Arch(hit.arch), hit.verdict, how, rule,
-            hit.nanoseconds / 1000, why, remedy,
+            hit.time_ns + since, self.container_id, hit.tid, hit.comm, name, args, hit.args, Arch(hit.arch), hit.verdict, how,
+            rule, hit.nanoseconds / 1000, why, remedy,
         )  # fmt: skip
 
     def _run(self, work: Callable[[], None]) -> None:
@@ -266,7 +268,7 @@ class Worker:
         self._session.started(time.monotonic_ns())
         outcome = self._session.dispatcher.recover(self, unfinished, self._buffer)
         self._session.ended()
-        outcome.time_ns = time.time_ns()
+        outcome.time_ns = time.monotonic_ns()
         self._session.outcomes.append(outcome)
         self._answer(outcome)
 
@@ -364,8 +366,8 @@ class Worker:
         else:
             outcome = session.dispatcher.answer(self, receiver.notification(), self._buffer)
         session.ended()
-        outcome.elapsed_ns = time.monotonic_ns() - receiver.out.received
-        outcome.time_ns = time.time_ns()
+        outcome.time_ns = time.monotonic_ns()
+        outcome.elapsed_ns = outcome.time_ns - receiver.out.received
         session.outcomes.append(outcome)
         return outcome
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import time
 from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,6 +59,7 @@ class Hit(NamedTuple):
     """
 
     time_ns: int
+    """When it was answered (CLOCK_MONOTONIC)."""
     tid: int
     arch: int
     nr: int
@@ -219,10 +219,9 @@ class Notifier:
         with self._lock:
             collected, self._collected = list(self._collected), deque()
             lost, self._lost = self._lost, 0
-        since_epoch = time.time_ns() - time.monotonic_ns()
-        return [self._hit(since_epoch, c, part.text) for part in collected for c in _each(part.hits)], lost
+        return [self._hit(c, part.text) for part in collected for c in _each(part.hits)], lost
 
-    def _hit(self, since_epoch: int, c: Any, text: bytes) -> Hit:
+    def _hit(self, c: Any, text: bytes) -> Hit:
         noted = c.rule & ~_NOTE if c.rule & _NOTE else None
         looked = c.rule & ~_LOOKED if c.rule & _LOOKED and noted is None else None
         rule = self._rule(c.rule) if noted is None and looked is None else ""
@@ -230,7 +229,7 @@ class Notifier:
         verdict = None if c.flags & _NOBODY else read_wire_form(c.value, c.error, c.flags)
         comm, texts = read_texts(text[c.text : c.text + c.text_length])
         return Hit(
-            c.time + since_epoch, c.tid, c.arch, c.nr, tuple(ffi.unpack(c.args, 6)), rule, noted, ending, verdict,
+            c.time, c.tid, c.arch, c.nr, tuple(ffi.unpack(c.args, 6)), rule, noted, ending, verdict,
             c.nanoseconds, comm, texts,
         )  # fmt: skip
 
