@@ -587,6 +587,10 @@ class PinnedAgent:
             agentlink.MOUNT_ID, self._place(at), {agentlink.PATH: at.path}, flags=agentlink.FOLLOW if follow else 0
         ).value
 
+    def detach(self, at: Anchor, mount_id: int, *, follow: bool) -> None:
+        how, numbers = agentlink.FOLLOW if follow else 0, (mount_id, 0, 0, 0)
+        self._act(agentlink.DETACH, self._place(at), {agentlink.PATH: at.path}, flags=how, numbers=numbers)
+
     def set_hostname(self, name: bytes) -> None:
         self._act(agentlink.SETHOSTNAME, self._uts(), {agentlink.DATA: name})
 

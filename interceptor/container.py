@@ -6,7 +6,7 @@ Source: OCI runtime-spec, "State" and "config.json".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,13 @@ class IdRange:
     def __contains__(self, host_id: object) -> bool:
         """Whether a host id (uid_t or gid_t) belongs to the container."""
         return isinstance(host_id, int) and self.first <= host_id < self.first + self.size
+
+
+class DeviceNumber(NamedTuple):
+    """Of a filesystem, as st_dev and mountinfo have it."""
+
+    major: int
+    minor: int
 
 
 @dataclass(slots=True)
@@ -46,6 +53,8 @@ class Container:
     """Inode of init's pid namespace."""
     immutable: frozenset[int] = frozenset()
     """STATX_MNT_ID of the mounts that existed when the container was created."""
+    leaves: frozenset[DeviceNumber] = frozenset()
+    """Filesystems of which files are mounted over those of its proc and sysfs."""
     wait_killable: bool = False
     """Its filter carries SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV."""
     created_ns: int = 0

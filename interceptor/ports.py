@@ -6,7 +6,7 @@ Nothing here opens, reads or locks anything.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from interceptor.verdict import Fail, Verdict
 
 if TYPE_CHECKING:
-    from interceptor.container import Container
+    from interceptor.container import Container, DeviceNumber
     from interceptor.policy import Decision, FilesystemDecision, Policy, Told
     from interceptor.wire import Anchor
 
@@ -70,6 +70,17 @@ class CpuMask:
     """Bytes that the kernel fills in, of a buffer that has as many."""
     least: int
     """Bytes below which it says EINVAL: one bit for each CPU that there could be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A mount, as the tracee's mountinfo has it (proc_pid_mountinfo(5))."""
+
+    mount_id: int
+    device: DeviceNumber
+    point: bytes
+    """Seen from the tracee's root directory."""
+    fstype: bytes
 
 
 class Tracee(Protocol):
@@ -154,6 +165,12 @@ class Tracee(Protocol):
         """The mount point of a whole, visible `fstype` (proc, sysfs) of the tracee's, then what is mounted below it,
         relative to it, in mount order: what a fresh mount must cover again so that it reveals no more. Empty without one.
         """
+
+    def mounts(self, mount_id: int) -> Sequence[Mounted]:
+        """The mount of that id in its mount namespace, then all that is mounted below it, parents first; empty without one."""
+
+    def in_use(self, mount_ids: Collection[int]) -> bool:
+        """Whether a process of its mount namespace has a file of these mounts open, or its working or root directory there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -244,6 +261,9 @@ class Agent(Protocol):
 
     def mount_id(self, at: Anchor, *, follow: bool) -> int:
         """STATX_MNT_ID of the mount whose root `at` is; OSError(EINVAL) when it is no mount point."""
+
+    def detach(self, at: Anchor, mount_id: int, *, follow: bool) -> None:
+        """umount2(2) with MNT_DETACH of the mount of that id, with all below it; OSError(EINVAL) when it is not at `at`."""
 
     def make_node(self, at: Anchor, *, mode: int, device: int) -> None:
         """mknod(2) of a device as the tracee, with CAP_MKNOD of the host's; `mode` with its S_IFMT, `device` as mknod(2)

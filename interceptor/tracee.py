@@ -13,15 +13,17 @@ import re
 from typing import TYPE_CHECKING
 
 from interceptor.args import Arch
+from interceptor.container import DeviceNumber
 from interceptor.errors import InterceptorError
+from interceptor.native import mountusers
 from interceptor.native import pin as native
 from interceptor.native import task as native_task
 from interceptor.native.fd import Fd
-from interceptor.ports import AT_FDCWD, Cap, CpuMask, Namespace
+from interceptor.ports import AT_FDCWD, Cap, CpuMask, Mounted, Namespace
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from interceptor.args import Want
     from interceptor.container import Container
@@ -261,6 +263,12 @@ class Pinned:
         """
         return covers(native.read(self._held.proc, "mountinfo"), fstype.encode())
 
+    def mounts(self, mount_id: int) -> Sequence[Mounted]:
+        return tree(native.read(self._held.proc, "mountinfo"), mount_id)
+
+    def in_use(self, mount_ids: Collection[int]) -> bool:
+        return mountusers.in_use(self._held.mount_namespace, mount_ids)
+
     @property
     def number_inside(self) -> int:
         """NStgid lists a process's numbers from the supervisor's pid namespace inwards; init's last one is its namespace's."""
@@ -350,6 +358,18 @@ def covers(mountinfo: bytes, fstype: bytes) -> list[bytes]:
     point = unescape(whole[0][4])
     start = len(point.rstrip(b"/")) + 1
     return [point, *(unescape(row[4])[start:] for row in _mounted_on(rows, whole[0]) if len(unescape(row[4])) > start)]
+
+
+def tree(mountinfo: bytes, mount_id: int) -> list[Mounted]:
+    """See Pinned.mounts; `mountinfo` is the text of /proc/TID/mountinfo."""
+    rows = _rows(mountinfo)
+    top = next((row for row in rows if row[0] == b"%d" % mount_id), None)
+    return [] if top is None else [_mounted(row) for row in (top, *_mounted_on(rows, top))]
+
+
+def _mounted(row: Sequence[bytes]) -> Mounted:
+    major, minor = row[2].split(b":")
+    return Mounted(int(row[0]), DeviceNumber(int(major), int(minor)), unescape(row[4]), _type(row))
 
 
 def _mounted_on(rows: Sequence[Sequence[bytes]], top: Sequence[bytes]) -> Sequence[Sequence[bytes]]:

@@ -44,7 +44,7 @@ from runtime.underneath import Runtimes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from interceptor.container import Container
+    from interceptor.container import Container, DeviceNumber
     from interceptor.native.fd import Fd
     from interceptor.ports import Core, Request
     from runtime.config import HostConfig, Places
@@ -92,7 +92,7 @@ class Lifecycle:
             container.init_pid = None
             if record.init_pid is not None and removal.init_lives(record):
                 self._take_over_leaves(record, record.init_pid)
-                _note_init(container, record, record.init_pid)
+                _note_init(container, record, record.init_pid, self._procfs.devices(record.id))
             self._core.register(container)
             if removal.being_created(record):
                 self._expect(record, container)
@@ -238,7 +238,7 @@ class Lifecycle:
                 self._procfs.give(record, pid, base)
             record.immutable = sorted(mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text()))
             record.save(base)
-        _note_init(pending.container, record, pid)
+        _note_init(pending.container, record, pid, self._procfs.devices(record.id))
         self._copies.add(record)
 
     # -- exec ---------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ class Lifecycle:
         return {}
 
 
-def _note_init(container: Container, record: Record, pid: int) -> None:
+def _note_init(container: Container, record: Record, pid: int, leaves: frozenset[DeviceNumber]) -> None:
     """What the core wants to know of init: its mount and user namespaces, and the mounts that were there from the
     start.
     """
@@ -296,4 +296,5 @@ def _note_init(container: Container, record: Record, pid: int) -> None:
     container.mount_namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
     container.user_namespace = os.stat(f"/proc/{pid}/ns/user").st_ino
     container.pid_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
+    container.leaves = leaves
     container.immutable = frozenset(record.immutable)

@@ -142,6 +142,7 @@ long act_stand_in(struct call *call);
 long act_overlay(struct call *call); /* agent_overlay.c */
 long act_mount_id(struct call *call);
 long act_hostname(struct call *call);
+long act_detach(struct call *call);    /* agent_attach.c */
 long act_make_node(struct call *call); /* agent_node.c */
 long act_fsopen(struct call *call);  /* agent_newmount.c */
 long act_fsmount(struct call *call);

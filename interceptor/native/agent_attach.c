@@ -1,8 +1,9 @@
-/* The last step of every mount. */
+/* The last step of every mount, and the way back. */
 #include "agent.h"
 #include "agent_sys.h"
 
 #include <linux/errno.h>
+#include <linux/fcntl.h>
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
@@ -52,4 +53,39 @@ long attach(struct call *call, int mount, int target)
 		return error;
 	call->value = (int64_t)new.mount_id;
 	return attach_moved(call, mount, target);
+}
+
+#define MNT_DETACH 2
+
+/* By descriptor, so that it is the mount that was looked at; the kernel asks what it asks everybody (can_umount()). */
+static long detach(int mount)
+{
+	char name[24] = "self/fd/";
+	long error = sys(fchdir, PROC_FD);
+
+	text_number(name + text_size(name), mount);
+	return error ? error : sys(umount2, name, MNT_DETACH);
+}
+
+long act_detach(struct call *call)
+{
+	const struct agent_request *request = call->request;
+	struct facts facts;
+	long fd, error = path_enter(call);
+
+	if (error)
+		return error;
+	fd = path_open(call, call->fd[AGENT_FD_BASE], call->text[AGENT_TEXT_PATH], request->flags & AGENT_FOLLOW ? 0 : PATH_NOFOLLOW);
+	if (fd < 0)
+		return fd;
+	error = path_facts(fd, &facts);
+	if (error)
+		return error;
+	if (!facts.mount_root || facts.mount_id != request->number[0])
+		return -EINVAL;
+	if (!still_waiting(call)) {
+		call->outcome = AGENT_GONE;
+		return 0;
+	}
+	return detach(fd);
 }

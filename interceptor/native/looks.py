@@ -36,6 +36,8 @@ class Looks:
         self.c = ffi.new("struct ic_shortcut *")
         self.c.types, self.c.type = len(plan.types), self._types
         self.c.immutables, self.c.immutable = len(immutable), self._immutable
+        self._leaf = ffi.new("uint64_t[]", [device.major << 32 | device.minor for device in sorted(container.leaves)])
+        self.c.leaves, self.c.leaf = len(container.leaves), self._leaf
         self.c.unmounted = first
         self.c.mount_namespace, self.c.user_namespace = container.mount_namespace or 0, container.user_namespace or 0
         self.c.first_id, self.c.id_count = container.ids.first, container.ids.size

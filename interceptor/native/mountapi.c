@@ -82,7 +82,7 @@ int ic_mount_id(int dirfd, const char *path, unsigned flags, uint64_t *mount_id,
 {
 	struct statx found;
 
-	if (statx(dirfd, path, (int)flags, STATX_MNT_ID, &found))
+	if (statx(dirfd, path, (int)flags | AT_STATX_DONT_SYNC, STATX_MNT_ID, &found)) /* it may be a FUSE filesystem that hangs */
 		return -errno;
 	if (!(found.stx_mask & STATX_MNT_ID))
 		return -ENOSYS;

@@ -429,7 +429,18 @@ static int is_immutable(const struct ic_shortcut *shortcut, uint64_t mount)
 	return first < shortcut->immutables && shortcut->immutable[first] == mount;
 }
 
-/* Whether `path` certainly leads to something else than an immutable mount's root. It is walked in the tracee's root and in
+/* A leaf, or a directory that may be the root of a proc or sysfs: both have inode 1 and no size. */
+static int is_virtual(const struct ic_shortcut *shortcut, const struct statx *facts)
+{
+	uint64_t device = (uint64_t)facts->stx_dev_major << 32 | facts->stx_dev_minor;
+
+	for (uint32_t i = 0; i < shortcut->leaves; i++)
+		if (shortcut->leaf[i] == device)
+			return 1;
+	return shortcut->leaves && S_ISDIR(facts->stx_mode) && facts->stx_ino == 1 && !facts->stx_size;
+}
+
+/* Whether `path` certainly leads to something else than the root of an immutable mount, a leaf, or what has leaves. It is walked in the tracee's root and in
  * the kernel's memory alone (RESOLVE_CACHED): no filesystem is asked, nothing can make us wait, and nothing happens. Where
  * that is not enough, or finds nothing, the answer is no. */
 static int mutable(const struct ic_shortcut *shortcut, int root, const char *path, int follow)
@@ -448,7 +459,8 @@ static int mutable(const struct ic_shortcut *shortcut, int root, const char *pat
 	close(fd); /* before the kernel unmounts it: we would make it busy */
 	if (error || !(facts.stx_mask & STATX_MNT_ID))
 		return 0;
-	return !(facts.stx_attributes & STATX_ATTR_MOUNT_ROOT) || !is_immutable(shortcut, facts.stx_mnt_id);
+	return !(facts.stx_attributes & STATX_ATTR_MOUNT_ROOT) ||
+	       (!is_immutable(shortcut, facts.stx_mnt_id) && !is_virtual(shortcut, &facts));
 }
 
 static int look_umount(struct ic_session *session, const struct ic_shortcut *shortcut, const struct ic_notification *call)
@@ -459,7 +471,7 @@ static int look_umount(struct ic_session *session, const struct ic_shortcut *sho
 
 	if (!copy_strings(call, copied, 1, &strings) || !strings.at[0] || strings.at[0][0] != '/')
 		return IC_MISS;
-	if (shortcut->immutables) {
+	if (shortcut->immutables || shortcut->leaves) {
 		root = task_below(session, call->tid, "root", O_PATH);
 		if (root < 0)
 			return IC_MISS;

@@ -39,10 +39,11 @@ struct ic_type {
 /* What is known of one container and its policy. It does not change once a session has it. */
 struct ic_shortcut {
 	uint32_t types;      /* how many; the last one is for whatever has no entry */
-	uint32_t immutables;
+	uint32_t immutables, leaves;
 	uint32_t unmounted;  /* the ending of an umount2(2) that is the kernel's */
 	const struct ic_type *type;
 	const uint64_t *immutable; /* STATX_MNT_ID of mounts that the handler is asked about, ascending */
+	const uint64_t *leaf;      /* devices (major << 32 | minor) of files that are mounted over those of a proc or sysfs */
 	uint64_t mount_namespace;  /* st_ino of init's */
 	uint64_t user_namespace;
 	uint32_t first_id, id_count;

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from interceptor.container import DeviceNumber
 from interceptor.errors import InterceptorError
 from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
@@ -128,6 +129,14 @@ class Procfs:
         """Whose machine a call of the tracee's asks about: the same as what it is shown where it mounts proc."""
         served = self._served.get(container.id)
         return served.computed.view(self._view_of(served, container, tracee, make=False)) if served else None
+
+    def devices(self, container_id: str) -> frozenset[DeviceNumber]:
+        """The filesystems that its leaves are files of."""
+        served = self._served.get(container_id)
+        if served is None:
+            return frozenset()
+        found = (os.stat(kind, dir_fd=served.directory.fileno()).st_dev for kind in KINDS)
+        return frozenset(DeviceNumber(os.major(device), os.minor(device)) for device in found)
 
     def forget(self, container_id: str) -> None:
         """The container is gone; its mounts answer ENOTCONN from now on, wherever somebody kept one. Idempotent."""

@@ -53,19 +53,46 @@ def test_nested_user_namespaces_have_them(box: whole.Box) -> None:
     assert out[1] == box.sh("head -1 /proc/meminfo").strip()
 
 
-def test_a_leaf_of_the_own_proc_stays_and_a_whole_proc_goes(box: whole.Box) -> None:
+def test_a_leaf_stays_where_programs_look(box: whole.Box) -> None:
     script = """
-        mkdir -p /mnt/one; mount -t proc proc /mnt/one
-        umount /mnt/one && exit 1
-        umount -l /mnt/one
-        ! grep /mnt/one /proc/self/mountinfo
-        umount /proc/meminfo && exit 2
-        umount -l /proc/meminfo && exit 3
+        for flag in "" -l; do
+            umount $flag /proc/meminfo && exit 1
+            unshare -m -p -f sh -euc "mount -t proc proc /proc; ! umount $flag /proc/meminfo"
+        done
         head -1 /proc/meminfo
         """
     done = box.exec("sh", "-euc", script)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("busy") == 3
+    assert done.stderr.count("Invalid argument") == 4
+
+
+def test_a_proc_goes_with_its_leaves(box: whole.Box) -> None:
+    """Plainly, lazily and one by one; from a nested user namespace as well, where leaves are locked."""
+    umounts = {"plain": "umount /mnt/one", "lazy": "umount -l /mnt/one", "one by one": ONE_BY_ONE}
+    for umount in umounts.values():
+        box.sh(f"mkdir -p /mnt/one; mount -t proc proc /mnt/one; {umount}; ! grep /mnt/one /proc/self/mountinfo")
+    nested = "mount -t proc proc /mnt/one; umount /mnt/one; ! grep /mnt/one /proc/self/mountinfo"
+    box.sh(f"unshare -U -r -m -p -f sh -euc '{nested}'")
+    box.sh("mount -t sysfs sys /mnt/one; umount /mnt/one; ! grep /mnt/one /proc/self/mountinfo")
+
+
+ONE_BY_ONE = "sed -n 's|^[^/]*/[^ ]* \\(/mnt/one[^ ]*\\) .*|\\1|p' /proc/self/mountinfo | sort -r | xargs -n 1 umount"
+"""As `umount -R` does it."""
+
+
+def test_a_proc_that_is_used_is_busy_and_stays_whole(box: whole.Box) -> None:
+    """A file of it, a leaf, or a directory that somebody is in: as for a proc of the kernel's."""
+    leaves = int(box.sh(LEAVES))
+    for use in ("exec 3< /mnt/two/self/stat", "exec 3< /mnt/two/meminfo", "cd /mnt/two"):
+        script = f"""
+            mkdir -p /mnt/two; mount -t proc proc /mnt/two
+            (set +e; {use}; umount /mnt/two; {LEAVES})
+            umount /mnt/two
+            """
+        done = box.exec("sh", "-euc", script)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "busy" in done.stderr
+        assert int(done.stdout) > leaves
 
 
 def test_in_a_chroot(box: whole.Box) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from interceptor import registry
 from interceptor.container import Container, IdRange
 from interceptor.policy import BUILT_IN, Decision, Do, FilesystemDecision, Mount, Policy
-from interceptor.ports import AT_FDCWD, Call, Cap, Context, CpuMask, Namespace, Shown, Way
+from interceptor.ports import AT_FDCWD, Call, Cap, Context, CpuMask, Mounted, Namespace, Shown, Way
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from interceptor.verdict import Verdict
 
@@ -58,6 +58,10 @@ class FakeTracee:
     executable: bytes = b"/bin/sh"
     covers: dict[str, Sequence[bytes]] = field(default_factory=dict)
     mount_namespace: int = MOUNT_NAMESPACE
+    mounted: Sequence[Mounted] = ()
+    """The mount that is asked about, then those below it."""
+    used: frozenset[int] = frozenset()
+    """Mounts on which somebody has something open."""
     notification_id: int = 7
     descriptors: dict[bytes, Anchor] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
@@ -119,6 +123,12 @@ class FakeTracee:
     def covered(self, fstype: str) -> Sequence[bytes]:
         return self.covers.get(fstype, ())
 
+    def mounts(self, mount_id: int) -> Sequence[Mounted]:
+        return self.mounted if self.mounted and self.mounted[0].mount_id == mount_id else ()
+
+    def in_use(self, mount_ids: Collection[int]) -> bool:
+        return bool(self.used & frozenset(mount_ids))
+
     def read(self, address: int, length: int) -> bytes:
         return self.memory[address][:length]
 
@@ -161,6 +171,9 @@ class FakeAgent:
     def mount_id(self, at: Anchor, *, follow: bool) -> int:
         self._do("mount_id", at, follow)
         return self.mount_ids[at]
+
+    def detach(self, at: Anchor, mount_id: int, *, follow: bool) -> None:
+        self._do("detach", at, mount_id, follow)
 
     def make_node(self, at: Anchor, *, mode: int, device: int) -> None:
         self._do("make_node", at, mode, device)
