@@ -380,18 +380,18 @@ class Worker:
 
     def _answer(self, outcome: Outcome) -> None:
         """In a call of its own."""
-        delivered = False
+        delivered, verdict = False, outcome.verdict
         try:
             if outcome.entered:
                 self._session.dispatcher.announce(outcome)
-            if outcome.verdict is not None:
-                self._session.notifier.answer(outcome.notification.id, outcome.verdict)
+            if verdict is not None:
+                outcome.verdict = self._session.notifier.answer(outcome.notification.id, verdict)
                 delivered = True
         except NotificationGone:
             pass
         finally:
-            if isinstance(outcome.verdict, AddFd):
-                close(outcome.verdict.fd)
+            if isinstance(verdict, AddFd):
+                close(verdict.fd)
             self._settle(outcome, delivered=delivered)
 
     def _settle(self, outcome: Outcome, *, delivered: bool) -> None:

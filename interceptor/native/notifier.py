@@ -10,7 +10,7 @@ import os
 import struct
 from collections import deque
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native._native import ffi, lib
@@ -186,16 +186,22 @@ class Notifier:
         """A mount was made for a call, whose answer may not have been heard."""
         lib.ic_made_put(self._session, _made_key(call, text), mount_id, int(seconds * 1e9))
 
-    def answer(self, notification_id: int, verdict: Verdict) -> None:
-        """Sends one answer. NotificationGone when the tracee no longer waits."""
+    def answer(self, notification_id: int, verdict: Verdict) -> Verdict:
+        """Sends one answer; the verdict as the tracee sees it: an injected descriptor is the number that it got there, or why not.
+
+        NotificationGone when the tracee no longer waits.
+        """
         if isinstance(verdict, AddFd):
-            result = lib.ic_answer_fd(self.fd, notification_id, verdict.fd, verdict.cloexec)
-            if result in _TRACEES_TABLE_IS_FULL:  # it still waits
-                result = lib.ic_answer(self.fd, notification_id, *wire_form(Fail(-result)))
-        else:
-            result = lib.ic_answer(self.fd, notification_id, *wire_form(verdict))
+            number = lib.ic_answer_fd(self.fd, notification_id, verdict.fd, verdict.cloexec)
+            if number >= 0:
+                return Return(number)
+            if number not in _TRACEES_TABLE_IS_FULL:
+                raise_for(number, "answer")
+            verdict = Fail(-number)  # it still waits
+        result = lib.ic_answer(self.fd, notification_id, *wire_form(verdict))
         if result < 0:
             raise_for(result, "answer")
+        return verdict
 
     def collect(self) -> None:
         """Makes room for more hits; `hits` reads what was collected. On any thread."""
@@ -335,7 +341,7 @@ def read_wire_form(value: int, error: int, flags: int) -> Verdict:
     return Fail(error) if error else Return(value)
 
 
-def raise_for(result: int, what: str) -> None:
+def raise_for(result: int, what: str) -> NoReturn:
     """Raises for a negative errno of a seccomp ioctl: NotificationGone for ENOENT, InterceptorError otherwise."""
     if result == -errno.ENOENT:
         raise NotificationGone(f"{what}: the tracee no longer waits")

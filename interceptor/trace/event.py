@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from interceptor.trace.record import REFUSED, Record
-from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
+from interceptor.verdict import Continue, Fail, Return, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +120,7 @@ def _plain(args: Any) -> dict[str, Any] | None:
 
 def _result(verdict: Verdict | None) -> Event:
     """``result``: the value, or null where only the kernel knows it; ``errno`` and its meaning, or null."""
-    result: Event = {"result": None, "errno": None, "error": None, "descriptor": isinstance(verdict, AddFd)}
+    result: Event = {"result": None, "errno": None, "error": None}
     match verdict:
         case Return(value):
             result["result"] = value

@@ -99,8 +99,6 @@ class Printer:
         """``0``, ``-1 EPERM (Operation not permitted)``, ``?`` for what only the kernel knows."""
         if event["errno"]:
             return self._paint("red", f"-1 {event['errno']} ({event['error']})")
-        if event["descriptor"]:
-            return "fd"
         return "?" if event["result"] is None else str(event["result"])
 
     def _explanation(self, event: Event) -> list[str]:

@@ -257,8 +257,9 @@ def test_a_descriptor_is_added_and_returned(tracee: Watched, session: Session, c
     with (tmp_path / "given").open("w") as file:
         tracee.call(GETPPID)
         session.next()
-        session.notifier.answer(session.receiver.out.id, AddFd(file.fileno(), cloexec))
+        answered = session.notifier.answer(session.receiver.out.id, AddFd(file.fileno(), cloexec))
         number = tracee.result()
+        assert answered == Return(number)
         assert Path(f"/proc/{tracee.pid}/fd/{number}").readlink() == Path(file.name)
         flags = Path(f"/proc/{tracee.pid}/fdinfo/{number}").read_text().split("flags:")[1].split()[0]
         assert bool(int(flags, 8) & os.O_CLOEXEC) is cloexec
@@ -270,7 +271,7 @@ def test_a_full_descriptor_table_is_the_tracees_failure(tracee: Watched, session
     resource.prlimit(tracee.pid, resource.RLIMIT_NOFILE, (3, 1024))
     tracee.call(GETPPID)
     session.next()
-    session.notifier.answer(session.receiver.out.id, AddFd(0))
+    assert session.notifier.answer(session.receiver.out.id, AddFd(0)) == Fail(errno.EMFILE)
     assert tracee.result() == -errno.EMFILE
     tracee.call(GETPPID)
     assert session.next() == 0, "the session goes on"

@@ -29,7 +29,6 @@ EVENT = {
     "result": 0,
     "errno": None,
     "error": None,
-    "descriptor": False,
     "how": "emulated",
     "rule": "default.yaml:3",
     "why": "",

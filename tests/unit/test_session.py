@@ -79,11 +79,12 @@ class Script:
         self.answered_by[number] = str(threading.get_ident())
         return -errno.ENOENT if number in self.gone else 0
 
-    def answer(self, number: int, verdict: Verdict) -> None:
+    def answer(self, number: int, verdict: Verdict) -> Verdict:
         if number in self.broken:
             raise InterceptorError(os.strerror(self.broken[number]))
         if self._send(number, verdict if isinstance(verdict, AddFd) else wire_form(verdict)):
             raise NotificationGone("gone")
+        return Return(verdict.fd + 100) if isinstance(verdict, AddFd) else verdict
 
     def look(self, looks: Any) -> None:
         pass

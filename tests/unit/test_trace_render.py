@@ -83,7 +83,7 @@ def test_a_line_reads_like_strace() -> None:
     [
         (Return(3), How.EMULATED, "= 3 <emulated>"),
         (Fail(errno.EBUSY), How.EMULATED, "= -1 EBUSY (Device or resource busy) <emulated>"),
-        (AddFd(9), How.EMULATED, "= fd <emulated>"),
+        (AddFd(9), How.GONE, "= ? <gone>"),
         (Continue("flags only"), How.CONTINUED, "= ? <continued>"),
         (Continue("a rule says so"), How.NATIVE, "= ? <native-by-policy>"),
         (None, How.GONE, "= ? <gone>"),
@@ -210,7 +210,6 @@ def test_json_keys_are_those_documented() -> None:
         "result": -1,
         "errno": "EPERM",
         "error": "Operation not permitted",
-        "descriptor": False,
         "how": "denied",
         "rule": "/etc/interceptor/policies/docker.yaml:12",
         "why": "",
