@@ -41,6 +41,12 @@ X32_SYSCALL_BIT = 0x4000_0000
 """__X32_SYSCALL_BIT (asm/unistd.h): an x32 call has x86-64's AUDIT_ARCH and this bit in `nr`; refused with ENOSYS."""
 
 
+class Directory(enum.IntEnum):
+    """Instead of a descriptor (linux/fcntl.h)."""
+
+    AT_FDCWD = -100
+
+
 class Kind:
     """How one register becomes a value. Subclasses are values: immutable and compared by content."""
 
@@ -55,11 +61,15 @@ class Kind:
 
 @dataclass(frozen=True)
 class Integer(Kind):
-    """A number of `bits` width as C would truncate it; `bits=0` is `long`, the architecture's own width."""
+    """A number of `bits` width as C would truncate it; `bits=0` is `long`, the architecture's own width.
+
+    `names` are the constants that it is compared with: not bits, but one value or another.
+    """
 
     bits: int
     signed: bool = False
     hexadecimal: bool = False
+    names: type[enum.IntEnum] | None = None
 
     def value(self, register: int, arch: Arch) -> int:
         bits = self.bits or arch.register_mask.bit_length()
@@ -67,7 +77,8 @@ class Integer(Kind):
         return value - (1 << bits) if self.signed and value >> (bits - 1) else value
 
     def render(self, value: int) -> str:
-        return hex(value) if self.hexadecimal else str(value)
+        name = next((m.name for m in self.names or () if m == value), None)
+        return name or (hex(value) if self.hexadecimal else str(value))
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,8 @@ Int = Annotated[int, Integer(32, signed=True)]
 UInt = Annotated[int, Integer(32)]
 ULong = Annotated[int, Integer(0, hexadecimal=True)]
 Fd = Annotated[int, Integer(32, signed=True)]
+DirFd = Annotated[int, Integer(32, signed=True, names=Directory)]
+"""``int dfd`` of openat(2) and its like: a descriptor, or AT_FDCWD."""
 Pointer = Annotated[int, Address()]
 Path = Annotated[bytes, String(too_long=errno.ENAMETOOLONG, empty=errno.ENOENT)]
 """``const char __user *`` read by getname()."""

@@ -28,7 +28,6 @@ PLACES = 0x10000
 """Distance of the made-up addresses at which the strings of a call lie."""
 
 NUMBERS: Mapping[str, int] = {
-    "AT_FDCWD": -100,
     **{name: value for name, value in vars(stat).items() if name.startswith("S_I") and isinstance(value, int)},
 }
 """Names that may stand for a number anywhere (fcntl.h, sys/stat.h)."""

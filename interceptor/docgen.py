@@ -287,6 +287,7 @@ def _number(kind: Integer, description: str) -> Schema:
         "anyOf": [
             {"type": "integer", "minimum": least, "maximum": most},
             {"type": "string", "pattern": rf"^{number}(\.\.{number})?$"},
+            *([{"enum": list(kind.names.__members__)}] if kind.names else []),
         ]
     }
     return {**_one_or_more(one), **({"description": description} if description else {})}

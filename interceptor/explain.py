@@ -30,7 +30,7 @@ from interceptor.dispatch import (
 from interceptor.errors import ConfigError
 from interceptor.notification import Notification
 from interceptor.policy import Caller, Decision, Do, Policy
-from interceptor.ports import Call, Namespace
+from interceptor.ports import AT_FDCWD, Call, Namespace
 from interceptor.refusal import of_line
 from interceptor.stanza import Action
 from interceptor.trace.event import errno_name
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-AT_FDCWD = -100
-"""linux/fcntl.h."""
 
 
 class Rung(enum.StrEnum):

@@ -21,7 +21,7 @@ from interceptor.calltext import CallText, parse
 from interceptor.errors import ConfigError
 from interceptor.policy import Do, Mount
 from interceptor.policy_grammar import FILESYSTEM
-from interceptor.policy_text import literal, quoted
+from interceptor.policy_text import literal, number, quoted
 from interceptor.trace.record import How
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _values(argument: Field, values: set[Any]) -> str:
     """A condition that holds of all values; empty when nothing short does."""
     if not isinstance(argument.kind, String | Buffer):
         numbers = sorted(values)
-        return f"[{', '.join(map(str, numbers))}]" if 0 < len(numbers) <= VALUES_MAX else ""
+        return f"[{', '.join(number(n, argument.kind) for n in numbers)}]" if 0 < len(numbers) <= VALUES_MAX else ""
     texts = {value for value in values if value is not None}
     patterns = [literal(text) for text in sorted(texts)] if len(texts) <= VALUES_MAX else _common(texts)
     if not patterns and texts:

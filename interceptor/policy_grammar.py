@@ -385,15 +385,18 @@ def _pattern(node: Node, kind: Kind) -> str | None:
 
 
 def numbers(node: Node, kind: Integer) -> Numbers:
-    """A number, a range ``1..10`` (both ends included) or a list of these, within what the argument can hold."""
+    """A number, its name, a range ``1..10`` (both ends included) or a list of these, within what the argument can hold."""
     return Numbers(tuple(_range(n, kind) for n in one_or_more(node)))
 
 
 def _range(node: Node, kind: Integer) -> tuple[int, int]:
     least, most = bounds(kind)
-    what = f"a number or a range FIRST..LAST from {least} to {most}"
+    names = kind.names.__members__ if kind.names else {}
+    what = f"a number or a range FIRST..LAST from {least} to {most}" + "".join(f", {name}" for name in names)
     if not isinstance(node, Scalar):
         raise wrong(node, what)
+    if node.text in names:
+        return int(names[node.text]), int(names[node.text])
     first, dots, last = node.text.partition("..")
     ends = whole_number(first), whole_number(last if dots else first)
     if ends[0] is None or ends[1] is None or not least <= ends[0] <= ends[1] <= most:

@@ -48,7 +48,7 @@ def exactly(argument: Field, value: Any) -> str | None:
         return literal(value)
     if isinstance(argument.kind, Flags):
         return _all_flags(argument.kind, value)
-    return str(value) if isinstance(argument.kind, Integer) else None
+    return number(value, argument.kind) if isinstance(argument.kind, Integer) else None
 
 
 def _all_flags(kind: Flags, value: int) -> str:
@@ -67,13 +67,18 @@ def condition(asked: Condition, kind: Kind | None) -> str:
         case Within(networks):
             return f"{{cidr: {_one_or_more(quoted(n) for n in networks)}}}"
         case Numbers(ranges):
-            return _one_or_more(str(a) if a == b else f'"{a}..{b}"' for a, b in ranges)
+            return _one_or_more(number(a, kind) if a == b else f'"{a}..{b}"' for a, b in ranges)
         case Truth(value):
             return "true" if value else "false"
         case FlagSet(has, lacks):
             return _flag_set(has, lacks, kind)
         case _:
             raise TypeError(f"{asked!r} has no form in a policy")
+
+
+def number(value: int, kind: Kind | None) -> str:
+    """By its name where it has one."""
+    return kind.render(value) if isinstance(kind, Integer) and kind.names else str(value)
 
 
 def _flag_set(has: int, lacks: int, kind: Kind | None) -> str:

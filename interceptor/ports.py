@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from interceptor.args import Directory
 from interceptor.verdict import Fail, Verdict
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ class Cap(enum.IntEnum):
     BPF = 39
 
 
-AT_FDCWD = -100
-"""Instead of a descriptor: the working directory (linux/fcntl.h)."""
+AT_FDCWD = int(Directory.AT_FDCWD)
 
 
 class Way(enum.Enum):

@@ -10,6 +10,7 @@ from interceptor.explain import Rung
 from interceptor.limits import RLIM_INFINITY
 from interceptor.policy import Do, FlagSet, Mount, Numbers, Policy, Text, Truth, Within
 from interceptor.policy_limits import KNOWN_DEVICES, RLIMITS, UNLIMITED
+from interceptor.policy_text import number
 from interceptor.printable import printable
 from interceptor.trace.event import errno_name
 from interceptor.trace.record import How
@@ -177,7 +178,7 @@ def _condition(condition: Condition, kind: Kind) -> str:  # noqa: PLR0911 - a ta
         case Text(patterns):
             return f"is {' or '.join('NULL' if p is None else repr(p) for p in patterns)}"
         case Numbers(ranges):
-            return f"is {' or '.join(str(a) if a == b else f'{a}..{b}' for a, b in ranges)}"
+            return f"is {' or '.join(number(a, kind) if a == b else f'{a}..{b}' for a, b in ranges)}"
         case FlagSet(has, lacks) if not isinstance(kind, Flags):
             return f"& {has | lacks:#x} is {has:#x}"
         case FlagSet(has, lacks):

@@ -17,7 +17,7 @@ import errno
 from dataclasses import dataclass
 from typing import Annotated
 
-from interceptor.args import Fd, Flags, Path, String, UInt
+from interceptor.args import DirFd, Fd, Flags, Path, String, UInt
 from interceptor.ports import AT_FDCWD, Call, Cap, Namespace, Way
 from interceptor.registry import Needs, Redo, handles
 from interceptor.verdict import Continue, Return, Verdict
@@ -56,7 +56,7 @@ class FchownArgs:
 class FchownatArgs:
     """The five registers of fchownat(2)."""
 
-    dirfd: Fd
+    dirfd: DirFd
     pathname: Annotated[bytes, String(too_long=errno.ENAMETOOLONG)]
     owner: UInt
     group: UInt

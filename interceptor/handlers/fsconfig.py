@@ -22,17 +22,17 @@ from interceptor.verdict import Continue, Fail, Return, Verdict
 
 
 class Command(enum.IntEnum):
-    """enum fsconfig_command (linux/mount.h)."""
+    """``enum fsconfig_command`` (linux/mount.h)."""
 
-    SET_FLAG = 0
-    SET_STRING = 1
-    SET_BINARY = 2
-    SET_PATH = 3
-    SET_PATH_EMPTY = 4
-    SET_FD = 5
-    CMD_CREATE = 6
-    CMD_RECONFIGURE = 7
-    CMD_CREATE_EXCL = 8
+    FSCONFIG_SET_FLAG = 0
+    FSCONFIG_SET_STRING = 1
+    FSCONFIG_SET_BINARY = 2
+    FSCONFIG_SET_PATH = 3
+    FSCONFIG_SET_PATH_EMPTY = 4
+    FSCONFIG_SET_FD = 5
+    FSCONFIG_CMD_CREATE = 6
+    FSCONFIG_CMD_RECONFIGURE = 7
+    FSCONFIG_CMD_CREATE_EXCL = 8
 
 
 NAME_SIZE = 256
@@ -46,7 +46,7 @@ class FsconfigArgs:
     """The five registers of fsconfig(2); what `value` and `aux` are depends on `cmd`."""
 
     fd: Fd
-    cmd: Annotated[int, Integer(32)]
+    cmd: Annotated[int, Integer(32, names=Command)]
     key: MaybeString
     value: MaybeString
     aux: Int
@@ -64,7 +64,7 @@ def fsconfig(call: Call, args: FsconfigArgs) -> Verdict:
     call.rule = context.choice.rule
     if context.fstype == b"overlay" and call.tracee.in_nested_user_namespace:
         return Continue(because="trusted attributes are lent to the container's own user namespace only")
-    if args.cmd in (Command.CMD_CREATE, Command.CMD_CREATE_EXCL):
+    if args.cmd in (Command.FSCONFIG_CMD_CREATE, Command.FSCONFIG_CMD_CREATE_EXCL):
         return _create(call, args, context)
     if context.fstype == b"overlay" and context.choice.mount is Mount.EMULATE and args.key is not None:
         _copy_option(call, args, context)
@@ -90,7 +90,7 @@ def _create(call: Call, args: FsconfigArgs, context: Context) -> Verdict:
 def _copy_option(call: Call, args: FsconfigArgs, context: Context) -> None:
     """What we may not take over is refused when the superblock is made: until then it may still turn out to be native."""
     key = args.key or b""
-    if args.cmd == Command.SET_FLAG and key == b"userxattr":
+    if args.cmd == Command.FSCONFIG_SET_FLAG and key == b"userxattr":
         context.native = True
         return
     try:
@@ -101,11 +101,11 @@ def _copy_option(call: Call, args: FsconfigArgs, context: Context) -> None:
 
 def _value(call: Call, args: FsconfigArgs) -> bytes | int | None:
     match args.cmd:
-        case Command.SET_FLAG:
+        case Command.FSCONFIG_SET_FLAG:
             return None
-        case Command.SET_STRING if args.value is not None:
+        case Command.FSCONFIG_SET_STRING if args.value is not None:
             return args.value
-        case Command.SET_FD:
+        case Command.FSCONFIG_SET_FD:
             return call.tracee.take(args.aux)
         case _:
             raise OSError(errno.EINVAL, "an overlay takes text, flags and descriptors")

@@ -15,7 +15,7 @@ import stat
 from dataclasses import dataclass
 from typing import Annotated
 
-from interceptor.args import Fd, Integer, Path
+from interceptor.args import DirFd, Integer, Path
 from interceptor.ports import AT_FDCWD, Call, Cap, Namespace
 from interceptor.registry import Masked, Needs, Redo, handles
 from interceptor.verdict import Continue, Return, Verdict
@@ -69,7 +69,7 @@ class MknodArgs:
 class MknodatArgs:
     """The four registers of mknodat(2)."""
 
-    dirfd: Fd
+    dirfd: DirFd
     pathname: Path
     mode: Annotated[int, Mode()]
     dev: Annotated[int, Device()]

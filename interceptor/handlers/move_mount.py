@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import Annotated
 
-from interceptor.args import Fd, Flags, String
+from interceptor.args import DirFd, Flags, String
 from interceptor.ports import AT_FDCWD, Call, Cap, Namespace
 from interceptor.registry import Masked, Needs, Redo, handles
 from interceptor.verdict import Continue, Return, Verdict
@@ -46,9 +46,9 @@ MaybePath = Annotated[bytes | None, String(null=True, lenient=True)]
 class MoveMountArgs:
     """The five registers of move_mount(2)."""
 
-    from_dfd: Fd
+    from_dfd: DirFd
     from_path: MaybePath
-    to_dfd: Fd
+    to_dfd: DirFd
     to_path: MaybePath
     flags: Annotated[int, Flags(MoveMountFlag, bits=32)]
 

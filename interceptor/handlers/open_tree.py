@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from interceptor.args import Fd, Pointer, String, UInt, ULong
+from interceptor.args import DirFd, Pointer, String, UInt, ULong
 from interceptor.ports import Call
 from interceptor.registry import handles
 from interceptor.verdict import Continue, Verdict
@@ -24,7 +24,7 @@ _NATIVE = Continue(because="the kernel does it with what the tracee has itself")
 class OpenTreeArgs:
     """The three registers of open_tree(2)."""
 
-    dfd: Fd
+    dfd: DirFd
     filename: MaybePath
     flags: UInt
 
@@ -33,7 +33,7 @@ class OpenTreeArgs:
 class FspickArgs:
     """The three registers of fspick(2)."""
 
-    dfd: Fd
+    dfd: DirFd
     path: MaybePath
     flags: UInt
 
@@ -42,7 +42,7 @@ class FspickArgs:
 class MountSetattrArgs:
     """The five registers of mount_setattr(2)."""
 
-    dfd: Fd
+    dfd: DirFd
     path: MaybePath
     flags: UInt
     uattr: Pointer

@@ -19,7 +19,7 @@ import struct
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from interceptor.args import PAGE_SIZE, Fd, Flags, Integer, OptionalCStr, Path, Pointer, String
+from interceptor.args import PAGE_SIZE, DirFd, Fd, Flags, Integer, OptionalCStr, Path, Pointer, String
 from interceptor.ports import AT_FDCWD, Call, Cap, Namespace, Way
 from interceptor.registry import Needs, Redo, handles
 from interceptor.verdict import Continue, Return, Verdict
@@ -139,7 +139,7 @@ class FremoveArgs:
 class ValueAtArgs:
     """The six registers of setxattrat(2) and getxattrat(2); `uargs` is a struct xattr_args of `usize` bytes."""
 
-    dfd: Fd
+    dfd: DirFd
     path: OptionalCStr
     at_flags: AtFlags
     name: Name
@@ -153,7 +153,7 @@ class ValueAtArgs:
 class ListAtArgs:
     """The five registers of listxattrat(2)."""
 
-    dfd: Fd
+    dfd: DirFd
     path: OptionalCStr
     at_flags: AtFlags
     list: Pointer
@@ -164,7 +164,7 @@ class ListAtArgs:
 class RemoveAtArgs:
     """The four registers of removexattrat(2)."""
 
-    dfd: Fd
+    dfd: DirFd
     path: OptionalCStr
     at_flags: AtFlags
     name: Name

@@ -187,7 +187,7 @@ class Notifier:
         lib.ic_made_put(self._session, _made_key(call, text), mount_id, int(seconds * 1e9))
 
     def answer(self, notification_id: int, verdict: Verdict) -> Verdict:
-        """Sends one answer; the verdict as the tracee sees it: an injected descriptor is the number that it got there, or why not.
+        """Sends one answer, and returns it as the tracee has it: an injected descriptor as its number there, or as its errno.
 
         NotificationGone when the tracee no longer waits.
         """

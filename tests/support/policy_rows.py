@@ -45,12 +45,17 @@ class NameArgs:
     len: Int
 
 
+class How(enum.IntEnum):
+    SHUT_RD = 0
+    SHUT_WR = 1
+
+
 @dataclass(frozen=True, slots=True)
 class ShutdownArgs:
     """Registers only, of every width."""
 
     fd: Fd
-    how: Int
+    how: Annotated[int, Integer(32, signed=True, names=How)]
     mode: Annotated[int, Integer(16)]
     address: Pointer
     big: Annotated[int, Integer(0)]

@@ -12,7 +12,7 @@ from interceptor import registry
 from interceptor.args import Arch
 from interceptor.handlers.acct import AcctArgs
 from interceptor.handlers.quotactl import QuotactlArgs, QuotactlFdArgs
-from interceptor.handlers.reboot import CAD_OFF, CAD_ON, MAGIC1, RebootArgs
+from interceptor.handlers.reboot import Command, Magic1, Magic2, RebootArgs
 from interceptor.handlers.swapon import SwapoffArgs, SwaponArgs
 from interceptor.handlers.syslog import BUFFER_SIZE, Action, SyslogArgs
 from interceptor.policy_file import load_all
@@ -20,7 +20,8 @@ from interceptor.ports import Cap
 from interceptor.stanza import outside, reach, rules
 from interceptor.verdict import Continue, Fail, Return
 
-MAGIC2 = 0x28121969
+CAD_OFF, CAD_ON = Command
+MAGIC1, MAGIC2 = Magic1.LINUX_REBOOT_MAGIC1, Magic2.LINUX_REBOOT_MAGIC2
 SHIPPED = load_all([REPOSITORY / "policies"])
 
 

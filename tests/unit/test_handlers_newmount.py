@@ -61,7 +61,7 @@ def test_flags_that_do_not_exist_are_the_kernels() -> None:
 def test_the_kernels_own_contexts_are_left_to_it(fd: int) -> None:
     kept = opened(b"debugfs")
     for name, args in (
-        ("fsconfig", FsconfigArgs(fd, Command.CMD_CREATE, None, None, 0)),
+        ("fsconfig", FsconfigArgs(fd, Command.FSCONFIG_CMD_CREATE, None, None, 0)),
         ("fsmount", FsmountArgs(fd, 0, 0)),
         ("move_mount", MoveMountArgs(fd, b"", AT_FDCWD, b"/mnt", TO)),
     ):
@@ -72,7 +72,7 @@ def test_the_kernels_own_contexts_are_left_to_it(fd: int) -> None:
 
 def test_options_always_reach_the_kernel() -> None:
     for fstype in (b"proc", b"debugfs", b"overlay"):
-        asked = ask("fsconfig", FsconfigArgs(5, Command.SET_STRING, b"source", b"x", 0), contexts=opened(fstype))
+        asked = ask("fsconfig", FsconfigArgs(5, Command.FSCONFIG_SET_STRING, b"source", b"x", 0), contexts=opened(fstype))
         assert isinstance(asked.verdict, Continue)
         assert asked.done == ([("set_overlay_option", b"overlay", b"source", b"x")] if fstype == b"overlay" else [])
 
@@ -80,7 +80,7 @@ def test_options_always_reach_the_kernel() -> None:
 @pytest.mark.parametrize("key", [None, b"lowerdir"])
 def test_what_is_no_option_is_the_kernels_to_refuse(key: bytes | None) -> None:
     kept = opened(b"overlay")
-    asked = ask("fsconfig", FsconfigArgs(5, Command.SET_STRING, key, None, 0), contexts=kept)
+    asked = ask("fsconfig", FsconfigArgs(5, Command.FSCONFIG_SET_STRING, key, None, 0), contexts=kept)
     assert isinstance(asked.verdict, Continue)
     assert asked.done == []
     assert kept.opened[5].refusal == (errno.EINVAL if key else 0)
@@ -89,7 +89,7 @@ def test_what_is_no_option_is_the_kernels_to_refuse(key: bytes | None) -> None:
 def test_an_overlays_directory_by_descriptor_is_the_tracees_own() -> None:
     asked = ask(
         "fsconfig",
-        FsconfigArgs(5, Command.SET_FD, b"lowerdir+", None, 8),
+        FsconfigArgs(5, Command.FSCONFIG_SET_FD, b"lowerdir+", None, 8),
         tracee=FakeTracee(taken={8: 80}),
         contexts=opened(b"overlay"),
     )
@@ -97,7 +97,7 @@ def test_an_overlays_directory_by_descriptor_is_the_tracees_own() -> None:
 
 
 def create(kept: FakeContexts, agent: FakeAgent | None = None) -> Any:
-    return ask("fsconfig", FsconfigArgs(5, Command.CMD_CREATE, None, None, 0), contexts=kept, agent=agent)
+    return ask("fsconfig", FsconfigArgs(5, Command.FSCONFIG_CMD_CREATE, None, None, 0), contexts=kept, agent=agent)
 
 
 def test_proc_is_created_by_the_kernel_and_a_stand_in_by_nobody() -> None:
@@ -112,14 +112,14 @@ def test_an_overlay_is_created_by_us_unless_it_is_for_users() -> None:
     asked = create(opened(b"overlay"))
     assert (asked.verdict, asked.done) == (Return(), [("create_overlay", b"overlay")])
     kept = opened(b"overlay")
-    ask("fsconfig", FsconfigArgs(5, Command.SET_FLAG, b"userxattr", None, 0), contexts=kept)
+    ask("fsconfig", FsconfigArgs(5, Command.FSCONFIG_SET_FLAG, b"userxattr", None, 0), contexts=kept)
     assert isinstance(create(kept).verdict, Continue)
 
 
 def test_an_option_that_we_do_not_take_over_prevents_the_overlay_later() -> None:
     kept = opened(b"overlay")
     agent = FakeAgent(fails=OSError(errno.EPERM, "a layer of somebody else's"))
-    asked = ask("fsconfig", FsconfigArgs(5, Command.SET_STRING, b"lowerdir+", b"/x", 0), contexts=kept, agent=agent)
+    asked = ask("fsconfig", FsconfigArgs(5, Command.FSCONFIG_SET_STRING, b"lowerdir+", b"/x", 0), contexts=kept, agent=agent)
     assert isinstance(asked.verdict, Continue)
     assert create(kept).verdict == Fail(errno.EPERM)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.policy_rows import ROWS, MountArgs, MountFlags, NameArgs, ShutdownArgs, policy, write
 
-from interceptor import policy_file, registry, stanza
+from interceptor import policy_file, policy_text, registry, stanza
 from interceptor.args import Arch
 from interceptor.errors import ConfigError, PolicyError
 from interceptor.policy import BUILT_IN, Caller, Do, EngineProfile, FlagSet, LeafScope, Mount, Numbers, Policy, Text
@@ -417,6 +417,15 @@ def test_networks(tmp_path: Path, value: bytes | None, holds: bool) -> None:
     p = policy(tmp_path, text)
     decided = p.decide("mount", MountArgs(value, b"/x", b"nfs", 0, None), ROOT)
     assert (decided.do is Do.EMULATE) is holds
+
+
+def test_constants_have_the_names_of_the_kernels_headers(tmp_path: Path) -> None:
+    p = policy(tmp_path, "default: native\ncalls: {shutdown: [{when: {how: [SHUT_WR, 7]}, do: deny}]}\n")
+    found = [p.decide("shutdown", ShutdownArgs(0, how, 0, 0, 0, 0), ROOT).do for how in (0, 1, 7)]
+    assert found == [Do.NATIVE, Do.DENY, Do.DENY]
+    assert policy_text.condition(p.rules["shutdown"][0].args[0][1], ROWS["shutdown"].signature.fields[1].kind) == "[SHUT_WR, 7]"
+    with pytest.raises(PolicyErrors, match="from -2147483648 to 2147483647, SHUT_RD, SHUT_WR"):
+        policy(tmp_path, "default: native\ncalls: {shutdown: [{when: {how: SHUT}, do: deny}]}\n")
 
 
 def test_masks(tmp_path: Path) -> None:
