@@ -591,6 +591,11 @@ class PinnedAgent:
         how, numbers = agentlink.FOLLOW if follow else 0, (mount_id, 0, 0, 0)
         self._act(agentlink.DETACH, self._place(at), {agentlink.PATH: at.path}, flags=how, numbers=numbers)
 
+    def read_file(self, fd: int, offset: int, size: int) -> bytes:
+        with agentlink.Memory() as memory:
+            fds = {agentlink.BASE: fd, agentlink.MEMORY: memory.fd}
+            return memory.read(self._act(agentlink.READ, fds, {}, numbers=(offset, size, 0, 0)).value)
+
     def set_hostname(self, name: bytes) -> None:
         self._act(agentlink.SETHOSTNAME, self._uts(), {agentlink.DATA: name})
 

@@ -21,6 +21,7 @@ from interceptor.agent_pool import GRACE_MS, AgentPool, PinnedAgent
 from interceptor.args import Address, Arch, Decoder, Want
 from interceptor.contexts import ContextsOf
 from interceptor.errors import InterceptorError, NotificationGone
+from interceptor.modules import HostModules
 from interceptor.native import agentlink
 from interceptor.native.looks import Looks
 from interceptor.native.numbers import block
@@ -651,6 +652,10 @@ class Unreachable:
     def programs(self) -> LaunchedPrograms:
         raise InterceptorError("a pure handler asked for programs: register it without pure")
 
+    @property
+    def modules(self) -> HostModules:
+        raise InterceptorError("a pure handler asked for modules: register it without pure")
+
 
 class _DoneBefore(Exception):  # noqa: N818 - not an error: the way out of a handler whose work was done already
     def __init__(self, outcome: Outcome) -> None:
@@ -699,8 +704,16 @@ class Reached:
         return LaunchedPrograms(self._dispatcher, self._host)
 
     @property
+    def modules(self) -> HostModules:
+        return HostModules(self._slow_and_acting, self._dispatcher.patience)
+
+    @property
     def contexts(self) -> ContextsOf:
         return ContextsOf(self._dispatcher.pool.contexts, self.tracee)
+
+    def _slow_and_acting(self) -> None:
+        _entered = self.agent  # what others do for us changes the world as an agent does
+        self._host.slow()
 
     @property
     def attached(self) -> int:

@@ -233,6 +233,7 @@ def _limits(base: Limits) -> Schema:
             {"type": "string", "pattern": r"^[bc] (\*|[0-9]+):(\*|[0-9]+)$"},
         ]
     }
+    module: Schema = {"type": "string", "pattern": f"^{policy_limits.MODULES.pattern}$"}
     servers: Schema = {"type": "array", "items": {"type": "string"}}
     return _object(
         {
@@ -246,6 +247,7 @@ def _limits(base: Limits) -> Schema:
             "io-realtime": _between(0, policy_limits.IO_LEVEL_MAX, "The strongest level of IOPRIO_CLASS_RT"),
             "oom-score-adj": _between(*policy_limits.OOM_SCORES, "The lowest of a container whose memory is limited"),
             "devices": {"type": "array", "items": device, "description": "Nodes that mknod(2) may make"},
+            "modules": {"type": "array", "items": module, "description": "Modules of the host's that may be loaded"},
             "servers": _object(dict.fromkeys(sorted(set(NETWORK_FILESYSTEMS.values())), servers)),
         }
     )

@@ -290,6 +290,7 @@ class _Reach:
         self.agent: Any = _Agent()
         self.contexts: Any = _Agent()
         self.programs: Any = _Agent()
+        self.modules: Any = _Agent()
 
 
 class _NoHost:

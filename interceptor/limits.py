@@ -67,6 +67,19 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
+class Module:
+    """Kernel modules of the host's."""
+
+    names: str
+    """A glob over the name, with underscores."""
+    rule: str
+    """``file:line`` that lists it."""
+
+    def holds(self, name: str) -> bool:
+        return glob_test(self.names)(name)
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """Where a network filesystem may come from."""
 
@@ -103,8 +116,14 @@ class Limits:
     """Intercepted calls a second, on average over a second; what comes faster waits. 0: as many as come."""
     ceilings: Ceilings = field(default_factory=Ceilings)
     devices: Devices = field(default_factory=Devices)
+    modules: tuple[Module, ...] = ()
+    """What the container may have the host load."""
     servers: Mapping[str, tuple[Server, ...]] = field(default_factory=dict)
     """By a name of NETWORK_FILESYSTEMS."""
+
+    def module(self, name: str) -> Module | None:
+        """The entry that allows loading the host's module `name`."""
+        return next((module for module in self.modules if module.holds(name)), None)
 
     def server(self, fstype: str, host: str, export: str) -> Server | None:
         """The entry that allows mounting `export` of `host` as `fstype`."""

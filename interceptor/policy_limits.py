@@ -11,7 +11,7 @@ import resource
 from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import PolicyError
-from interceptor.limits import NETWORK_FILESYSTEMS, RLIM_INFINITY, Ceilings, Device, Devices, Limits, Server
+from interceptor.limits import NETWORK_FILESYSTEMS, RLIM_INFINITY, Ceilings, Device, Devices, Limits, Module, Server
 from interceptor.strict_yaml import Node, Problems, Scalar, entries, integer, items, mapping, text, unknown, wrong
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def limit_readers(given: Given, problems: Problems) -> dict[str, Callable[[Node]
         "io-realtime": number("io_realtime", "a level of the real-time class", 0, IO_LEVEL_MAX),
         "oom-score-adj": number("oom_score_adj", "an oom_score_adj", *OOM_SCORES),
         "devices": lambda node: given.update(devices=_devices(node, problems)),
+        "modules": lambda node: given.update(modules=tuple(items(node, _module, problems, "modules"))),
         "servers": lambda node: given.update(servers=_servers(node, problems)),
     }
 
@@ -151,6 +152,19 @@ def _device(node: Node, name: str) -> Device:
     if (major or 0) > MAJOR_MAX or (minor or 0) > MINOR_MAX:
         raise wrong(node, f"a device with numbers up to {MAJOR_MAX}:{MINOR_MAX}")
     return Device(found["kind"], major, minor, node.place.rule)
+
+
+# Modules
+
+MODULES = re.compile(r"[A-Za-z0-9_*?-]{1,64}")
+"""Names of kernel modules, or globs over them."""
+
+
+def _module(node: Node) -> Module:
+    names = text(node, "a kernel module")
+    if not MODULES.fullmatch(names):
+        raise wrong(node, "the name of a kernel module, or a pattern of names")
+    return Module(names.replace("-", "_"), node.place.rule)
 
 
 # Servers

@@ -309,6 +309,11 @@ class Agent(Protocol):
     def may_chown(self, at: Anchor, *, how: Way) -> bool:
         """Whether the file's owner and group are ids of the container's: then the kernel decides about a chown(2)."""
 
+    def read_file(self, fd: int, offset: int, size: int) -> bytes:
+        """At most `size` bytes of a regular file that the tracee has open, `fd` a duplicate of ours. OSError(EINVAL) for
+        another kind of file, EBADF for one that is not open for reading.
+        """
+
     def set_hostname(self, name: bytes) -> None:
         """sethostname(2) in the tracee's UTS namespace."""
 
@@ -323,6 +328,18 @@ class Programs(Protocol):
         """Runs one in the container as its root, as its runtime's `exec` does: in its namespaces and cgroup, with its seccomp
         filter and capabilities. The exit status, and the end of what it said. Waits at most as long as for an agent;
         InterceptorError when that is not enough, or where no runtime is.
+        """
+
+
+class Modules(Protocol):
+    """The host's kernel modules. Names are as /sys/module has them, with underscores."""
+
+    def present(self, name: str) -> bool:
+        """Whether the module works: it is loaded, or built into the kernel."""
+
+    def load(self, name: str) -> None:
+        """Loads the host's own module of that name with the host's own modprobe, settings and blacklists included. Waits at
+        most as long as for an agent; OSError(ENOENT) where it is not there afterwards, and the reason.
         """
 
 
@@ -344,6 +361,9 @@ class Reach(Protocol):
 
     @property
     def programs(self) -> Programs: ...
+
+    @property
+    def modules(self) -> Modules: ...
 
 
 @dataclass(slots=True)
@@ -379,6 +399,10 @@ class Call:
     @property
     def programs(self) -> Programs:
         return self.reach.programs
+
+    @property
+    def modules(self) -> Modules:
+        return self.reach.modules
 
     def leaves(self, fstype: str) -> Leaves | None:
         """What comes over a fresh proc or sysfs that the tracee mounts."""

@@ -133,6 +133,8 @@ def _limits(limits: Limits) -> Iterator[str]:
     yield f"  ceilings          {', '.join(parts) or 'the kernel’s'}"
     listed = [_device(d) for d in devices.listed] + (["those of its device cgroup"] if devices.cgroup else [])
     yield f"  devices           {', '.join(listed) or 'none'}"
+    if limits.modules:
+        yield f"  modules           {', '.join(module.names for module in limits.modules)}"
     for fstype, servers in sorted(limits.servers.items()):
         for server in servers:
             yield _placed(f"  {fstype} from {server.host}, {server.export}", server.rule)

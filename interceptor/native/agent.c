@@ -56,6 +56,7 @@ static const struct action {
 	[AGENT_REMOVE_XATTR] = { act_xattr, THERE | FD(USERNS), TEXT(PATH) | TEXT(TYPE) },
 	[AGENT_MAY_CHOWN] = { act_may_chown, THERE | FD(USERNS), TEXT(PATH) },
 	[AGENT_DETACH] = { act_detach, THERE, TEXT(PATH) },
+	[AGENT_READ] = { act_read, FD(BASE) | FD(MEMORY), 0 },
 	[AGENT_HOME] = { act_home, FD(USERNS), 0 },
 	[AGENT_MAKE_NODE] = { act_make_node, THERE | FD(USERNS), TEXT(PATH) },
 	[AGENT_FSOPEN] = { act_fsopen, THERE | FD(USERNS), TEXT(TYPE) },

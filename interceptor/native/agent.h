@@ -152,6 +152,7 @@ long act_overlay_option(struct call *call); /* agent_overlay.c */
 long act_overlay_create(struct call *call);
 long act_xattr(struct call *call);     /* agent_xattr.c */
 long act_may_chown(struct call *call);
+long act_read(struct call *call); /* agent_read.c */
 
 /* agent_filter.c: from here on only the system calls of the list; any other ends the process. */
 long filter_install(void);

@@ -40,6 +40,7 @@ enum agent_op {
 	AGENT_LIST_XATTR = 35,   /* the same with the list of names, those of trusted.* among them; value = -1: ask the kernel */
 	AGENT_REMOVE_XATTR = 36,
 	AGENT_MAY_CHOWN = 37,    /* value = whether PATH's owner and group are ids of the container */
+	AGENT_READ = 96,         /* value = how many bytes of the file BASE, from an offset on, were copied to MEMORY */
 	AGENT_DETACH = 128,      /* umount2(2) of PATH, with all that is mounted below it, if it is the mount number[0] (STATX_MNT_ID) */
 	AGENT_OPS = 144,
 };

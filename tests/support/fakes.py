@@ -216,6 +216,10 @@ class FakeAgent:
         self._do("may_chown", at, how)
         return self.gives is not None
 
+    def read_file(self, fd: int, offset: int, size: int) -> bytes:
+        self._do("read_file", fd, offset, size)
+        return (self.gives or b"")[offset : offset + size]
+
     def set_hostname(self, name: bytes) -> None:
         self._do("set_hostname", name)
 
@@ -251,6 +255,25 @@ class FakePrograms:
 
 
 @dataclass
+class FakeModules:
+    """ports.Modules."""
+
+    there: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
+    """What modprobe finds."""
+    loaded: list[str] = field(default_factory=list)
+
+    def present(self, name: str) -> bool:
+        return name in self.there
+
+    def load(self, name: str) -> None:
+        if name not in self.known:
+            raise OSError(errno.ENOENT, "modprobe: not found")
+        self.loaded.append(name)
+        self.there.add(name)
+
+
+@dataclass
 class FakeReach:
     """ports.Reach."""
 
@@ -258,6 +281,7 @@ class FakeReach:
     agent: FakeAgent = field(default_factory=FakeAgent)
     contexts: FakeContexts = field(default_factory=FakeContexts)
     programs: FakePrograms = field(default_factory=FakePrograms)
+    modules: FakeModules = field(default_factory=FakeModules)
 
 
 @dataclass
@@ -283,10 +307,14 @@ def ask(
     by: Policy | None = None,
     contexts: FakeContexts | None = None,
     programs: FakePrograms | None = None,
+    modules: FakeModules | None = None,
     shown: Shown | None = None,
 ) -> Asked:
     """What handler `name` answers; an exception of its goes through."""
-    reach = FakeReach(tracee or FakeTracee(), agent or FakeAgent(), contexts or FakeContexts(), programs or FakePrograms())
+    reach = FakeReach(
+        tracee or FakeTracee(), agent or FakeAgent(), contexts or FakeContexts(), programs or FakePrograms(),
+        modules or FakeModules(),
+    )  # fmt: skip
     call = Call(of or container(), by or policy(), Decision(Do.EMULATE, BUILT_IN), reach, shown)
     asked = Asked(call, reach)
     asked.verdict = registry.load()[name].handler(call, args)
