@@ -23,7 +23,7 @@ from interceptor import registry
 from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
 from interceptor.container import Container, IdRange
-from interceptor.dispatch import Dispatcher
+from interceptor.dispatch import Dispatcher, routes_of
 from interceptor.native.notifier import Notifier, Table, receive_returns
 from interceptor.policy import Decision, Do, Policy
 from interceptor.ports import Call
@@ -86,7 +86,7 @@ def session(rows: dict[str, registry.Syscall], table: Table, poll_first: bool) -
         policy = Policy("bench", "(bench)", default=Decision(Do.EMULATE, "(bench)"))
         held = Notifier(notifier, table, poll_first=poll_first)
         ended = threading.Event()
-        dispatcher = Dispatcher(container, policy, rows, AgentPool(container.ids, policy.limits))
+        dispatcher = Dispatcher(container, policy, routes_of(rows, policy), AgentPool(container.ids, policy.limits))
         Session(held, dispatcher, Parking(1), Ring("bench"), lambda _session: ended.set()).start()
         return ended.wait
 

@@ -356,11 +356,43 @@ class Route(NamedTuple):
     """The route's number, for `Receiver.next`; -1 when it is not quick."""
 
 
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What follows from a policy alone; shared by its containers."""
+
+    known: Mapping[int, Route]
+    """By ic_notification.key: architecture << 32 | number."""
+    quick: Mapping[int, Route]
+    """By Route.note."""
+    plan: Plan
+
+
+def routes_of(rows: Mapping[str, Syscall], policy: Policy) -> Routes:
+    """Takes a millisecond."""
+    known = {
+        key_of(arch, number): _route(row, policy, arch)
+        for arch in Arch
+        for row in rows.values()
+        if (number := row.number(arch)) is not None
+    }
+    quick = {route.note: route for route in known.values() if route.note >= 0}
+    return Routes(known, quick, plan(rows, policy))
+
+
+def _route(row: Syscall, policy: Policy, arch: Arch) -> Route:
+    whole = whole_call(policy, row.name)
+    decode = row.signature.decoder(arch)
+    if row.pure and whole is not None and whole.do is Do.EMULATE:
+        nothing = None if row.signature.fields else row.signature.args()
+        return Route(row, decode, reach(row), whole, nothing, block(1))
+    return Route(row, decode, reach(row), whole, None, -1)
+
+
 class Dispatcher:
     """Answers the notifications of one container; shared by its sessions."""
 
     def __init__(
-        self, container: Container, policy: Policy, rows: Mapping[str, Syscall], pool: AgentPool,
+        self, container: Container, policy: Policy, routes: Routes, pool: AgentPool,
         before: Dispatcher | None = None, launch: Launcher | None = None,
     ) -> None:  # fmt: skip
         """`before`: the one whose place this takes, after a reload of the policies; calls may still be with it."""
@@ -374,20 +406,13 @@ class Dispatcher:
         self.shown: Shown | None = before.shown if before else None
         self.fresh: Fresh | None = before.fresh if before else None
         self.home: Home = before.home if before else {}
-        self.routes: dict[int, Route] = {}
-        """By ic_notification.key: architecture << 32 | number."""
-        self.quick: dict[int, Route] = {}
-        """By Route.note."""
-        self._plan: Plan = plan(rows, policy)
+        self.routes = routes.known
+        self.quick = routes.quick
+        self._plan = routes.plan
         self._looks: Looks | None = None
         self._immutable: frozenset[int] | None = None
         if pool is not None:
             pool.home = self._home
-        for arch in Arch:
-            for row in rows.values():
-                number = row.number(arch)
-                if number is not None:
-                    self._add(row, arch, number)
 
     def _home(self) -> Mapping[int, int] | None:
         """The container's own namespaces, once both are held."""
@@ -398,17 +423,6 @@ class Dispatcher:
         """Ends the container's agents and lets go of its namespaces."""
         self.pool.close()
         self.home.clear()
-
-    def _add(self, row: Syscall, arch: Arch, number: int) -> None:
-        whole = whole_call(self.policy, row.name)
-        decode = row.signature.decoder(arch)
-        if row.pure and whole is not None and whole.do is Do.EMULATE:
-            nothing = None if row.signature.fields else row.signature.args()
-            route = Route(row, decode, reach(row), whole, nothing, block(1))
-            self.quick[route.note] = route
-        else:
-            route = Route(row, decode, reach(row), whole, None, -1)
-        self.routes[key_of(arch, number)] = route
 
     @property
     def looks(self) -> Looks | None:

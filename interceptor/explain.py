@@ -26,6 +26,7 @@ from interceptor.dispatch import (
     how_of,
     known,
     record_of,
+    routes_of,
 )
 from interceptor.errors import ConfigError
 from interceptor.notification import Notification
@@ -311,7 +312,8 @@ class _Dry(Dispatcher):
     def __init__(self, policy: Policy, asked: CallText, asker: Asker) -> None:
         container = Container("", _IDS, policy.name, mount_namespace=1, user_namespace=2, pid_namespace=3)
         container.immutable = frozenset({1})
-        super().__init__(container, policy, {asked.row.name: asked.row}, pool=None)  # type: ignore[arg-type] # never asked
+        routes = routes_of({asked.row.name: asked.row}, policy)
+        super().__init__(container, policy, routes, pool=None)  # type: ignore[arg-type] # never asked
         self._asked, self._asker = asked, asker
         self._tracee = _Tracee(asker, container)
         self._asks = ""

@@ -28,7 +28,7 @@ from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
 from interceptor.client import program
 from interceptor.control import Control
-from interceptor.dispatch import Dispatcher
+from interceptor.dispatch import Dispatcher, Routes, routes_of
 from interceptor.errors import ConfigError, InterceptorError, PolicyError
 from interceptor.explain import explained
 from interceptor.listener import ProcessState
@@ -96,6 +96,14 @@ class Entry:
     sessions: set[Session] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What is made of a policy, once for all its containers."""
+
+    table: Table
+    routes: Routes
+
+
 class Supervisor:
     """Containers, sessions, policies; satisfies ports.Core. Methods may be called from any thread."""
 
@@ -112,7 +120,7 @@ class Supervisor:
         self._policies = policies
         self._poll_first = poll_first
         self._entries: dict[str, Entry] = {}
-        self._tables: dict[str, Table] = {}
+        self._compiled: dict[str, Compiled] = {}
         self._shown: Shown | None = None
         self._fresh: Fresh | None = None
         self._lock = threading.Lock()
@@ -144,7 +152,7 @@ class Supervisor:
             policies = load_all(search_path(os.environ), self.rows)
             remember(search_path(os.environ), self.directory / REMEMBERED)
             with self._lock:
-                self._policies, self._tables = policies, {}
+                self._policies, self._compiled = policies, {}
                 entries = list(self._entries.values())
             changes = [self._adopt(entry, policies.policies.get(entry.policy.name)) for entry in entries]
         log.info("policies reloaded", policies=len(policies.policies), containers=len(changes))
@@ -154,8 +162,9 @@ class Supervisor:
         """The container's sessions go over to the policy, one after the other; those that come have it already."""
         found = change(entry.container, entry.policy, policy, self.rows)
         if policy is not None:
-            table = self._table(policy)
-            dispatcher = Dispatcher(entry.container, policy, self.rows, entry.dispatcher.pool, entry.dispatcher)
+            compiled = self._compile(policy)
+            table = compiled.table
+            dispatcher = Dispatcher(entry.container, policy, compiled.routes, entry.dispatcher.pool, entry.dispatcher)
             entry.dispatcher.pool.allow(policy.limits)
             entry.parking.allow(policy.limits.parked)
             entry.pace.allow(policy.limits.notifications)
@@ -191,8 +200,9 @@ class Supervisor:
     def register(self, container: Container) -> None:
         policy = self.policy(container.policy)
         pool = AgentPool(container.ids, policy.limits, start=partial(Link, self.keeper))
+        compiled = self._compile(policy)
         entry = Entry(
-            container, policy, Dispatcher(container, policy, self.rows, pool, launch=self._launcher), self._table(policy),
+            container, policy, Dispatcher(container, policy, compiled.routes, pool, launch=self._launcher), compiled.table,
             self.hub.open(container.id, container.name), Parking(policy.limits.parked),
             Pace(policy.limits.notifications),
         )  # fmt: skip
@@ -203,14 +213,13 @@ class Supervisor:
             self._entries[container.id] = entry
             self.last_activity = time.monotonic()
 
-    def _table(self, policy: Policy) -> Table:
-        """One compiled table per policy, shared by its containers."""
+    def _compile(self, policy: Policy) -> Compiled:
+        """Once per policy; shared by its containers."""
         with self._lock:
-            if policy.name not in self._tables:
-                self._tables[policy.name] = Table(
-                    {arch: table(self.rows, policy, arch) + shortcut.rows(self.rows, policy, arch) for arch in Arch}
-                )
-            return self._tables[policy.name]
+            if policy.name not in self._compiled:
+                rows = {arch: table(self.rows, policy, arch) + shortcut.rows(self.rows, policy, arch) for arch in Arch}
+                self._compiled[policy.name] = Compiled(Table(rows), routes_of(self.rows, policy))
+            return self._compiled[policy.name]
 
     def launch_with(self, launcher: Launcher) -> None:
         self._launcher = launcher

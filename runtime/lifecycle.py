@@ -39,6 +39,7 @@ from runtime.preparation import Host, prepare
 from runtime.procfs.calls import Calls
 from runtime.procfs.service import Procfs
 from runtime.requests import Creation
+from runtime.seccomp import Rules
 from runtime.underneath import Runtimes
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class Lifecycle:
 
     def __init__(self, core: Core, places: Places, config: HostConfig) -> None:
         ranges = Ranges(places.state, config.ids, config.origin)
-        self._host = Host(core, places, config, ranges, registry.load(), capabilities.known_to_kernel())
+        rows = registry.load()
+        self._host = Host(core, places, config, ranges, rows, Rules(rows), capabilities.known_to_kernel())
         self._core = core
         self._runtimes = Runtimes()
         self._lock = threading.Lock()

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interceptor import stanza
 from interceptor.errors import InterceptorError
 from interceptor.native import mounts
 from interceptor.native.fd import Fd
@@ -38,7 +37,7 @@ from runtime import record as records
 from runtime.idmapped import Clones, mapping
 from runtime.record import Record
 from runtime.refusals import refuse
-from runtime.seccomp import merge_profile
+from runtime.seccomp import Rules, merge_profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +62,7 @@ class Host:
     config: HostConfig
     ranges: Ranges
     rows: Mapping[str, Syscall]
+    rules: Rules
     capabilities: Sequence[str]
 
     def facts(self, ids: IdRange, policy: Policy) -> ociconfig.Facts:
@@ -226,12 +226,13 @@ class _Preparation:
         return found
 
     def _facts(self, base: str) -> ociconfig.Facts:
+        rules = self.host.rules.of(self.policy)
         profile = merge_profile(
-            self.config["linux"].get("seccomp"), self.host.rows, self.policy,
+            self.config["linux"].get("seccomp"), self.host.rows, self.policy, rules=rules,
             listener_path=self.host.core.listener_path, metadata=self.record.id,
             wait_killable=self.record.wait_killable,
         )  # fmt: skip
-        self.record.filter = stanza.rules(self.host.rows, self.policy)
+        self.record.filter = rules
         return replace(
             self.host.facts(self.record.ids, self.policy),
             rootfs=f"{base}/rootfs",

@@ -88,7 +88,7 @@ class World:
     def dispatcher(self, monkeypatch: pytest.MonkeyPatch) -> Dispatcher:
         monkeypatch.setattr(dispatch, "pin", self.pin)
         monkeypatch.setattr(dispatch, "PinnedAgent", self._agent)
-        return Dispatcher(container(), self.policy, self.rows(), pool=None)  # type: ignore[arg-type]
+        return Dispatcher(container(), self.policy, dispatch.routes_of(self.rows(), self.policy), pool=None)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from support.seccomp_machine import ALLOW, ERRNO, NOTIFY, Answer, Filter
 from interceptor import dispatch, policy_file, registry
 from interceptor.args import Arch, Buffer
 from interceptor.calltext import CallText, parse
-from interceptor.dispatch import Dispatcher, Subject
+from interceptor.dispatch import Dispatcher, Subject, routes_of
 from interceptor.errors import ConfigError
 from interceptor.explain import Asker, Explanation, Rung, _Tracee, explain, explained
 from interceptor.notification import Notification
@@ -90,7 +90,7 @@ class Whole(Dispatcher):
     """The dispatcher that a session has, with a fake tracee before it and a fake agent behind it."""
 
     def __init__(self, policy: Policy, asked: CallText, asker: Asker) -> None:
-        super().__init__(container(), policy, ROWS, pool=None)  # type: ignore[arg-type]
+        super().__init__(container(), policy, routes_of(ROWS, policy), pool=None)  # type: ignore[arg-type]
         caller = asker.caller
         self.tracee = Capable(
             uid_inside=caller.uid, in_nested_user_namespace=caller.nested, in_inner_container=caller.inner,

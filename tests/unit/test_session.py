@@ -17,7 +17,7 @@ from support.waiting import wait_for
 
 from interceptor import session as module
 from interceptor.args import Arch
-from interceptor.dispatch import Dispatcher, Outcome, key_of
+from interceptor.dispatch import Dispatcher, Outcome, key_of, routes_of
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native.notifier import CONTINUE_FLAG, wire_form
 from interceptor.notification import Notification
@@ -106,7 +106,8 @@ class Scripted(Dispatcher):
     """A Dispatcher whose decisions are the test's; real repeats, real routes."""
 
     def __init__(self, handle: Handle, *, rows: dict[str, Any] | None = None) -> None:
-        super().__init__(container(), policy(default=Decision(Do.EMULATE, "r:1")), rows or {}, pool=None)  # type: ignore[arg-type]
+        chosen = policy(default=Decision(Do.EMULATE, "r:1"))
+        super().__init__(container(), chosen, routes_of(rows or {}, chosen), pool=None)  # type: ignore[arg-type]
         self.handle = handle
         self.settled: list[tuple[int, bool]] = []
         self.acted: set[int] = set()

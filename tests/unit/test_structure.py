@@ -57,10 +57,8 @@ import interceptor.handlers
 interceptor.handlers.__path__.append(sys.argv[1])
 
 from interceptor import docgen, policy_file, registry
-from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
-from interceptor.container import Container, IdRange
-from interceptor.dispatch import Dispatcher, key_of
+from interceptor.dispatch import key_of, routes_of
 from interceptor.errors import InterceptorError
 from interceptor.policy import Policy
 from interceptor.stanza import rules, table
@@ -81,15 +79,14 @@ def refusal(text):
 
 emulating = load("default: emulate")
 ruled = load('{default: native, calls: {personality: [{when: {persona: {has: [ADDR_NO_RANDOMIZE]}}, do: {deny: EACCES}}]}}')
-ids = IdRange(1 << 20, 1 << 16)
-dispatcher = Dispatcher(Container("c", ids, "default"), emulating, rows, AgentPool(ids, emulating.limits))
+routes = routes_of(rows, emulating).known
 number = rows["personality"].number(Arch.X86_64)
 print(json.dumps({
     "stanza": [rule for rule in rules(rows, emulating) if rule["names"] == ["personality"]],
     "stanza of others": [rule["names"] for rule in rules(rows, emulating)],
     "table": [row.rule for row in table(rows, ruled, Arch.X86_64) if row.nr == number],
     "routes": [arch.name for arch in Arch
-               if key_of(arch, rows["personality"].number(arch)) in dispatcher.routes],
+               if key_of(arch, rows["personality"].number(arch)) in routes],
     "unknown field": refusal('{default: native, calls: {personality: [{when: {flavour: 1}, do: native}]}}'),
     "unknown flag": refusal('{default: native, calls: {personality: [{when: {persona: {has: [ADDR_NONSENSE]}}, do: native}]}}'),
     "page": [line for line in docgen.documents(rows)["syscalls.md"].splitlines() if "`personality`" in line],
