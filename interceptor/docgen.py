@@ -162,6 +162,7 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
         "mount": _object({"fuse": {"type": "object", "additionalProperties": {"type": "string"}, "description": FUSE}}),
         "tests": {"type": "array", "items": _case(), "description": "What interceptor policy test tries"},
         "immutable-mounts": _flag(IMMUTABLE, default=base.immutable_mounts),
+        "hidden": {"type": "array", "items": {"type": "string", "pattern": "^/(proc|sys)/"}, "description": HIDDEN},
         "leaves": {"enum": [*LeafScope], "default": base.leaves, "description": LEAVES},
     }
 
@@ -169,6 +170,7 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
 EXTENDS = "Policies that this one builds on; own entries win, then those of the first named"
 FILESYSTEMS = 'By filesystem type; "*" is every other one'
 FUSE = "By filesystem type: the program that serves it, inside the container"
+HIDDEN = "Files and directories of proc and sysfs that are empty inside"
 LEAVES = "Which proc and sysfs describe the container instead of the host"
 IMMUTABLE = "umount2(2) of mounts that existed at the start fails with EBUSY"
 

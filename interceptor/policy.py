@@ -314,6 +314,8 @@ class Policy:
     """umount2(2) of mounts that existed when the container was created fails with EBUSY."""
     leaves: LeafScope = LeafScope.OWN
     """Where the files of proc and sysfs that would tell of the host are covered, one by one."""
+    hidden: tuple[str, ...] = ()
+    """Files and directories of proc and sysfs that are empty to the container, with `leaves`."""
     selectable: bool = False
     """A container may choose this policy by annotation or label."""
     match: Match | None = None

@@ -88,6 +88,7 @@ class PolicyFile:
     id_range_size: int | None = None
     immutable_mounts: bool | None = None
     leaves: LeafScope | None = None
+    hidden: tuple[str, ...] | None = None
     limits: Given = field(default_factory=dict)
     cases: list[Case] = field(default_factory=list)
 
@@ -100,6 +101,20 @@ def read_policy(data: bytes, origin: str, rows: Rows, problems: Problems, *, nam
     file = PolicyFile(name, origin, rank, document.place)
     entries(document, "a policy", _Reader(file, rows, problems).keys(), problems)
     return file
+
+
+_HIDDEN = re.compile(r"/(?:proc|sys)(?:/(?!\.\.?(?:/|\Z))[^/\s]+)+")
+_NOBODYS = re.compile(r"/proc/(?:[0-9]+|self|thread-self|net|mounts|sys/net)(?:/.*)?")
+
+
+def hidden_path(node: Node) -> str:
+    """A path below /proc or /sys that is the same for every reader."""
+    path = text(node, "a path")
+    if not _HIDDEN.fullmatch(path):
+        raise wrong(node, "an absolute path of a file or directory below /proc or /sys")
+    if _NOBODYS.fullmatch(path):
+        raise wrong(node, "a path that is the same for every process and network namespace")
+    return path
 
 
 class _Reader:
@@ -127,6 +142,7 @@ class _Reader:
             "mount": self._mount,
             "tests": self._tests,
             "immutable-mounts": self._sets("immutable_mounts", truth),
+            "hidden": self._hidden,
             "leaves": self._sets("leaves", lambda node: LeafScope(choice(node, "leaves", LeafScope))),
         }
 
@@ -135,6 +151,9 @@ class _Reader:
 
     def _extends(self, node: Node) -> None:
         self.file.extends = items(node, lambda n: (n.place, text(n, "a policy's name")), self.problems, "policies")
+
+    def _hidden(self, node: Node) -> None:
+        self.file.hidden = tuple(items(node, hidden_path, self.problems, "paths"))
 
     def _match(self, node: Node) -> None:
         found: dict[str, tuple[str, ...] | tuple[tuple[str, str], ...]] = {}

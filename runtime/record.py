@@ -63,6 +63,8 @@ class Record:
     annotations: dict[str, str] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
     """Container.devices."""
+    hidden: list[str] = field(default_factory=list)
+    """Policy.hidden, as it was."""
     oom_score: OomScore | None = None
     """What it was lent."""
     filter: list[dict[str, Any]] | None = None

@@ -113,6 +113,7 @@ def _settings(policy: Policy) -> Iterator[str]:
     yield f"  engine's profile  {policy.engine_profile}"
     yield f"  immutable mounts  {'yes' if policy.immutable_mounts else 'no'}"
     yield f"  leaves            {policy.leaves}"
+    yield f"  hidden            {', '.join(policy.hidden) or 'nothing'}"
     yield f"  ids               {policy.id_range_size}"
     yield from _limits(policy.limits)
 

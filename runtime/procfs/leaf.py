@@ -47,6 +47,8 @@ class View:
     """Host pid of the container's init, for its namespaces; None while nobody knows it. It may have died."""
     outer: View | None = None
     """The view of the container around an inner one; None for a container of ours."""
+    name: str = ""
+    """The container's id; an inner one's is that of the container around it."""
     state: dict[str, Any] = field(default_factory=dict, compare=False)
     """What readers remember from one call to the next; keys begin with the leaf's path."""
 

@@ -42,6 +42,8 @@ DIRECTORY = "leaves"
 KINDS = ("read", "write", "file")
 WRITTEN = "written.json"
 INNER = "inner.json"
+_EMPTY = {False: "file/empty", True: "file/nothing"}
+"""A file and a directory with nothing in them."""
 INNER_MAX = 256
 """Inner containers with a view of their own at one time; any more see the container's."""
 
@@ -64,6 +66,8 @@ class Served:
     computing: fuse.Mount
     mounts: ExitStack
     leaves: Sequence[Leaf]
+    hidden: Sequence[tuple[str, str]] = ()
+    """(path, its place): what is empty."""
     masked: Collection[str] = ()
     """Paths over which the engine mounted something of its own: that stays, in fresh filesystems too."""
     inner: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -92,7 +96,7 @@ class Procfs:
         with ExitStack() as undo:
             try:
                 served = self._serve(record, pid, base, undo)
-                names = {leaf.path: _place(leaf, 0) for leaf in served.leaves}
+                names = {leaf.path: _place(leaf, 0) for leaf in served.leaves} | dict(served.hidden)
                 attach.attach(pid, f"{base}/{DIRECTORY}", names)
                 served.masked = attach.masked(pid, names)
             except OSError as error:
@@ -109,7 +113,7 @@ class Procfs:
         with ExitStack() as undo:
             try:
                 served = self._serve(record, pid, base, undo)
-                served.masked = attach.masked(pid, [leaf.path for leaf in served.leaves])
+                served.masked = attach.masked(pid, [*(leaf.path for leaf in served.leaves), *dict(served.hidden)])
             except (OSError, InterceptorError) as error:
                 log.error("the leaves of /proc are lost", container=record.id, error=str(error))
                 return
@@ -167,6 +171,7 @@ class Procfs:
             table,
             f"/proc/self/fd/{root.fileno()}",
             init_pid=pid,
+            name=record.id,
         )
         computed, remembered = files.Computed(), files.Remembered(f"{base}/{WRITTEN}", view)
         top = f"{base}/{DIRECTORY}"
@@ -184,8 +189,9 @@ class Procfs:
             _write_constants(top, self._of("file"), view, owner, undo)
         directory = stack.enter_context(Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
         served = Served(
-            view, computed, remembered, directory, namespace, root, table, made["read"], stack.pop_all(), self._table
-        )
+            view, computed, remembered, directory, namespace, root, table, made["read"], stack.pop_all(), self._table,
+            [(path, _EMPTY[os.path.isdir(path)]) for path in record.hidden if os.path.exists(path)],
+        )  # fmt: skip
         if made["read"].tree is None:
             self._show_inner_again(served)
             for mount in made.values():
@@ -225,10 +231,11 @@ class Procfs:
             return None
         number = self._view_of(served, container, tracee, make=True)
         top = next(path for path, of_type in attach.FILESYSTEMS.items() if of_type == fstype) + "/"
+        places = {leaf.path: _place(leaf, number) for leaf in served.leaves} | dict(served.hidden)
         rows = [
-            (leaf.path[len(top) :].encode(), _place(leaf, number).encode())
-            for leaf in served.leaves
-            if leaf.path.startswith(top) and leaf.path not in served.masked
+            (path[len(top) :].encode(), place.encode())
+            for path, place in places.items()
+            if path.startswith(top) and path not in served.masked
         ]
         return Leaves(served.directory.fileno(), served.namespace.fileno(), rows)
 
@@ -293,6 +300,9 @@ def _write_constants(top: str, leaves: Sequence[Leaf], view: View, owner: tuple[
     with mounts.fresh("tmpfs", [("source", attach.SOURCE), ("mode", "711"), ("size", "1m")], attributes=attributes) as tree:
         mounts.move_mount(tree.fileno(), f"{top}/file")
     undo.callback(mounts.unmount, f"{top}/file")
+    os.mkdir(f"{top}/{_EMPTY[True]}", 0o555)
+    with open(f"{top}/{_EMPTY[False]}", "xb") as file:
+        os.fchmod(file.fileno(), 0o444)
     for leaf in leaves:
         path = f"{top}/{_place(leaf, 0)}"
         with open(path, "xb") as file:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def view(membership: str, table: str, root: str, *, init_pid: int | None) -> View:
+def view(membership: str, table: str, root: str, *, init_pid: int | None, name: str) -> View:
     """`membership` is /proc/PID/cgroup's text, `table` that of mountinfo in a mount namespace whose root directory is
     reachable as `root` ("" for the supervisor's own).
     """
-    return View(cgroups(membership, table, root), init_pid=init_pid)
+    return View(cgroups(membership, table, root), init_pid=init_pid, name=name)
 
 
 def cgroups(membership: str, table: str, root: str) -> Mapping[str, tuple[str, ...]]:
@@ -31,7 +31,7 @@ def cgroups(membership: str, table: str, root: str) -> Mapping[str, tuple[str, .
 
 
 def inner(cgroups_of: Mapping[str, tuple[str, ...]], outer: View) -> View:
-    return View(cgroups=cgroups_of, init_pid=outer.init_pid, outer=outer)
+    return View(cgroups=cgroups_of, init_pid=outer.init_pid, outer=outer, name=outer.name)
 
 
 def is_inner(cgroups_of: Mapping[str, tuple[str, ...]], outer: View) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,12 +13,13 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
+HIDING = "extends: [everywhere]\nselectable: true\nhidden: [/proc/keys, /proc/acpi, /sys/kernel/btf, /proc/not-there]\n"
 LEAVES = 'grep -c " interceptor r" /proc/self/mountinfo'
 
 
 @pytest.fixture(scope="module", params=["runc", "crun"])
 def box(request: pytest.FixtureRequest) -> Iterator[whole.Box]:
-    with whole.host(request.param) as host:
+    with whole.host(request.param, {"hiding": HIDING}) as host:
         yield host.box("everywhere")
 
 
@@ -102,3 +104,21 @@ def test_in_a_chroot(box: whole.Box) -> None:
         chroot /mnt/root /bin/sh -euc 'mount -t proc proc /proc; head -n 1 /proc/meminfo; umount -l /proc'
         """
     assert box.sh(script) == box.sh("head -n 1 /proc/meminfo")
+
+
+def test_what_policy_hides_is_empty(box: whole.Box) -> None:
+    """In its own proc and sysfs, and in what is mounted inside."""
+    for path in ("/proc/acpi", "/sys/kernel/btf"):
+        if not Path(path).is_dir():
+            pytest.skip(f"this host has no {path}")
+    hiding = box.host.box("hiding")
+    hiding.sh("for of in proc sys; do mkdir -p /mnt/$of; done; mount -t proc proc /mnt/proc; mount -t sysfs sys /mnt/sys")
+    for place in ("", "/mnt"):
+        look = f"wc -c < {place}/proc/keys; ls -A {place}/proc/acpi {place}/sys/kernel/btf"
+        said = hiding.sh(f"{look}; echo x > {place}/proc/acpi/y || echo no")
+        assert said.split() == ["0", f"{place}/proc/acpi:", f"{place}/sys/kernel/btf:", "no"]
+
+
+def test_the_kernels_own_filesystems_are_empty_directories(box: whole.Box) -> None:
+    """Where they would be mounted: sysfs has the directories, and what the host mounted there is the host's."""
+    box.sh('cd /sys/kernel; for d in config debug security tracing; do [ ! -e $d ] || [ -z "$(ls -A $d)" ]; done')

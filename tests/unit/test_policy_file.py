@@ -467,3 +467,21 @@ def test_good_policies_are_remembered_whole(tmp_path: Path) -> None:
     policy_file.remember([tmp_path / "none"], kept)
     assert list(kept.iterdir()) == []
     assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_what_is_hidden_is_a_list_that_replaces_another(tmp_path: Path) -> None:
+    text = "default: native\nhidden: [/proc/keys, /sys/firmware/acpi]\n"
+    assert policy(tmp_path, text).hidden == ("/proc/keys", "/sys/firmware/acpi")
+    assert policy(tmp_path, "default: native\n").hidden == ()
+    assert policy(tmp_path, "default: native\nhidden: []\n").hidden == ()
+
+
+UNHIDEABLE = [
+    "/proc", "/proc/", "/etc/passwd", "proc/keys", "/proc/../etc", "/proc/a b", "/proc/1/mem", "/proc/self", "/proc/sys/net/x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", UNHIDEABLE)
+def test_what_cannot_be_hidden(tmp_path: Path, path: str) -> None:
+    with pytest.raises(PolicyErrors, match="path"):
+        policy(tmp_path, f'default: native\nhidden: ["{path}"]\n')

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.cgroup_trees import Tree
 
+from runtime.procfs import views
 from runtime.procfs.follow import Follower
 from runtime.procfs.leaf import View
-from runtime.procfs.values import LEAVES, cpuinfo, cpus, loadavg, meminfo, pressure, share, stat, sysinfo
+from runtime.procfs.values import LEAVES, cpuinfo, cpus, dmi, loadavg, meminfo, pressure, share, stat, sysinfo
 from runtime.procfs.values.loadavg import FIXED_1, PERIOD, Load, Tasks
 from runtime.procfs.values.stat import CpuTimes
 from runtime.procfs.values.sysinfo import Sysinfo
@@ -452,3 +453,10 @@ def test_loads_are_followed_when_nobody_asks(v2: Tree) -> None:
     assert asked.wait(10)
     follower.stop()
     follower.stop()
+
+
+def test_product_uuid_is_one_container_s_and_stays() -> None:
+    one, other = View({}, name="a" * 64), View({}, name="b" * 64)
+    assert dmi.product_uuid(one) == dmi.product_uuid(View({}, name="a" * 64)) == dmi.product_uuid(views.inner({}, one))
+    assert dmi.product_uuid(one) != dmi.product_uuid(other)
+    assert re.fullmatch(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\n", dmi.product_uuid(one))

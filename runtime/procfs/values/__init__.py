@@ -12,6 +12,7 @@ from runtime.procfs.values import (
     cpuinfo,
     cpus,
     diskstats,
+    dmi,
     loadavg,
     meminfo,
     pressure,
@@ -36,5 +37,6 @@ LEAVES: tuple[Leaf, ...] = (
     *slabinfo.LEAVES,
     *pressure.LEAVES,
     *cpus.LEAVES,
+    *dmi.LEAVES,
     *sysctl.LEAVES,
 )
