@@ -78,6 +78,15 @@ IMAGES = {
         packages=_ENGINE,
         inner_image=True,
     ),
+    "podman": Image(
+        about="Debian 13 with Podman and crun, and programs that mount filesystems by FUSE; no systemd",
+        suite="trixie",
+        packages=(
+            "busybox-static", "crun", "e2fsprogs", "fuse2fs", "iproute2", "mount", "netavark", "nftables", "podman",
+            "squashfs-tools", "squashfuse", "uidmap", "util-linux",
+        ),
+        inner_image=True,
+    ),
     "docker-sid": Image(
         about="the same from unstable, for whatever Docker, runc and systemd ship next",
         suite="sid",

@@ -10,6 +10,8 @@ Threads: every method may be called on any thread. Waiters are served in the ord
 from __future__ import annotations
 
 import errno
+import functools
+import operator
 import os
 import re
 import threading
@@ -19,8 +21,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from interceptor import loops
 from interceptor.contexts import Contexts, Kept
 from interceptor.errors import AgentError, NotificationGone
+from interceptor.loops import LoopFlag
 from interceptor.native import agentlink
 from interceptor.native.agentlink import Link, Reply, Request, Slot
 from interceptor.native.fd import Fd
@@ -596,6 +600,26 @@ class PinnedAgent:
             fds = {agentlink.BASE: fd, agentlink.MEMORY: memory.fd}
             return memory.read(self._act(agentlink.READ, fds, {}, numbers=(offset, size, 0, 0)).value)
 
+    def loop_status(self, device: int) -> LoopFlag | None:
+        flags = self._loop(agentlink.LOOP_STATUS, device)
+        return None if flags < 0 else _loop_flags(flags)
+
+    def attach_loop(self, device: int, file: int, flags: LoopFlag) -> None:
+        self._loop(agentlink.LOOP_ATTACH, device, flags, file)
+
+    def change_loop(self, device: int, flags: LoopFlag) -> None:
+        self._loop(agentlink.LOOP_ATTACH, device, flags)
+
+    def detach_loop(self, device: int, *, only: LoopFlag) -> None:
+        self._loop(agentlink.LOOP_DETACH, device, only)
+
+    def _loop(self, op: int, device: int, flags: int = 0, file: int | None = None) -> int:
+        fds = self._there()
+        if file is not None:
+            fds[agentlink.CONTEXT] = file
+        number = sum(bit for flag, bit in _LOOP_FLAGS.items() if flag & flags)
+        return self._act(op, fds, {agentlink.PATH: loops.path(device)}, numbers=(number, 0, 0, 0)).value
+
     def set_hostname(self, name: bytes) -> None:
         self._act(agentlink.SETHOSTNAME, self._uts(), {agentlink.DATA: name})
 
@@ -732,6 +756,13 @@ def _number(fd: Fd | None) -> int:
     if fd is None:
         raise AgentError("a filesystem context without what its state says that it has")
     return fd.fileno()
+
+
+_LOOP_FLAGS = {LoopFlag.READ_ONLY: agentlink.LOOP_READ_ONLY, LoopFlag.AUTOCLEAR: agentlink.LOOP_AUTOCLEAR}
+
+
+def _loop_flags(bits: int) -> LoopFlag:
+    return functools.reduce(operator.or_, (flag for flag, bit in _LOOP_FLAGS.items() if bits & bit), LoopFlag(0))
 
 
 _WAYS = {Way.FOLLOW: agentlink.FOLLOW, Way.NOFOLLOW: 0, Way.DESCRIPTOR: agentlink.DESCRIPTOR}

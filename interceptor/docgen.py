@@ -248,6 +248,7 @@ def _limits(base: Limits) -> Schema:
             "realtime-priority": _between(0, policy_limits.REALTIME_MAX, "The highest one; 0: no real-time scheduling"),
             "io-realtime": _between(0, policy_limits.IO_LEVEL_MAX, "The strongest level of IOPRIO_CLASS_RT"),
             "oom-score-adj": _between(*policy_limits.OOM_SCORES, "The lowest of a container whose memory is limited"),
+            "loop-devices": _between(0, policy_limits.LOOP_DEVICES_MAX, "Devices /dev/loopN over which files are mounted"),
             "devices": {"type": "array", "items": device, "description": "Nodes that mknod(2) may make"},
             "modules": {"type": "array", "items": module, "description": "Modules of the host's that may be loaded"},
             "servers": _object(dict.fromkeys(sorted(set(NETWORK_FILESYSTEMS.values())), servers)),

@@ -115,6 +115,8 @@ class Limits:
     notifications: int = 0
     """Intercepted calls a second, on average over a second; what comes faster waits. 0: as many as come."""
     ceilings: Ceilings = field(default_factory=Ceilings)
+    loop_devices: int = 0
+    """How many loop devices a container has that are files mounted over /dev/loopN."""
     devices: Devices = field(default_factory=Devices)
     modules: tuple[Module, ...] = ()
     """What the container may have the host load."""

@@ -23,6 +23,7 @@ NOTIFICATIONS_MAX = 1_000_000
 REALTIME_MAX = 99
 """MAX_RT_PRIO - 1 (linux/sched/prio.h)."""
 NICE = (-20, 19)
+LOOP_DEVICES_MAX = 256
 IO_LEVEL_MAX = 7
 """IOPRIO_NR_LEVELS - 1 (linux/ioprio.h)."""
 OOM_SCORES = (-999, 1000)
@@ -80,6 +81,7 @@ def limit_readers(given: Given, problems: Problems) -> dict[str, Callable[[Node]
         "realtime-priority": number("realtime_priority", "a priority, or 0 for none,", 0, REALTIME_MAX),
         "io-realtime": number("io_realtime", "a level of the real-time class", 0, IO_LEVEL_MAX),
         "oom-score-adj": number("oom_score_adj", "an oom_score_adj", *OOM_SCORES),
+        "loop-devices": number("loop_devices", "a number of loop devices", 0, LOOP_DEVICES_MAX),
         "devices": lambda node: given.update(devices=_devices(node, problems)),
         "modules": lambda node: given.update(modules=tuple(items(node, _module, problems, "modules"))),
         "servers": lambda node: given.update(servers=_servers(node, problems)),

@@ -16,6 +16,7 @@ from interceptor.verdict import Fail, Verdict
 
 if TYPE_CHECKING:
     from interceptor.container import Container, DeviceNumber
+    from interceptor.loops import LoopFlag
     from interceptor.policy import Decision, FilesystemDecision, Policy, Told
     from interceptor.wire import Anchor
 
@@ -114,6 +115,12 @@ class Tracee(Protocol):
 
     def take(self, fd: int) -> int:
         """A duplicate of its descriptor `fd`, ours until the call is answered; OSError(EBADF) for none."""
+
+    def name_of(self, fd: int) -> bytes:
+        """What /proc/TID/fd says of its descriptor: a path as its mount namespace names it. OSError(EBADF) for none."""
+
+    def may_write(self, fd: int) -> bool:
+        """Whether its descriptor `fd` is open for writing; OSError(EBADF) for none, or one that is only a path."""
 
     def read(self, address: int, length: int) -> bytes:
         """Copies memory of the tracee's, after its strings and only once. OSError(EFAULT) unless all of it can be read."""
@@ -313,6 +320,22 @@ class Agent(Protocol):
         """At most `size` bytes of a regular file that the tracee has open, `fd` a duplicate of ours. OSError(EINVAL) for
         another kind of file, EBADF for one that is not open for reading.
         """
+
+    def loop_status(self, device: int) -> LoopFlag | None:
+        """Of /dev/loopN (loops.CONTROL: of /dev/loop-control): what is remembered of the attached file; None where there is
+        none. OSError(ENOTTY) when it is no device of ours.
+        """
+
+    def attach_loop(self, device: int, file: int, flags: LoopFlag) -> None:
+        """Mounts the regular file that our descriptor `file` is, of the tracee's mount namespace, over /dev/loopN.
+        OSError(EBUSY) where one is attached.
+        """
+
+    def change_loop(self, device: int, flags: LoopFlag) -> None:
+        """What is remembered of the attached file. OSError(ENXIO) without one."""
+
+    def detach_loop(self, device: int, *, only: LoopFlag) -> None:
+        """Unmounts the file, which stays open to those who have it open. OSError(ENXIO) unless there is one with `only`."""
 
     def set_hostname(self, name: bytes) -> None:
         """sethostname(2) in the tracee's UTS namespace."""

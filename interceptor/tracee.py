@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from interceptor.args import Arch
 from interceptor.container import DeviceNumber
-from interceptor.errors import InterceptorError
+from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native import mountusers
 from interceptor.native import pin as native
 from interceptor.native import task as native_task
@@ -300,6 +300,16 @@ class Pinned:
         return any(
             _type(row) == b"proc" and row[4] == b"/proc" for row in _rows(native.read(self._held.proc, "mountinfo"))
         )
+
+    def name_of(self, fd: int) -> bytes:
+        try:
+            return native.link(self._held.proc, f"fd/{fd}")
+        except NotificationGone:
+            self.take(fd)  # EBADF, or it has indeed gone
+            raise
+
+    def may_write(self, fd: int) -> bool:
+        return native.may_write(self.take(fd))
 
     def read(self, address: int, length: int) -> bytes:
         return native.copy_from(self._held.proc, address, length)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import ConfigError
+from runtime import nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +40,16 @@ def renamed(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]
         for number, entry in enumerate(entries)
         if entry.get("type") in _KINDS and not _is(entry, entry["path"])
     }
+
+
+def loops(count: int, entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Bind mounts for `count` loop devices to which nothing is attached; what the engine mounts there stays."""
+    taken = {entry.get("destination") for entry in entries}
+    return [
+        {"destination": f"/dev/{name}", "type": "bind", "source": "/dev/null", "options": ["bind", "rw", "nosuid", "noexec"]}
+        for name in nodes.loop_names(count)
+        if f"/dev/{name}" not in taken
+    ]
 
 
 def openable(rules: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -225,7 +225,8 @@ class Lifecycle:
         record = pending.record
         membership = Path(f"/proc/{pid}/cgroup").read_text()
         record.init_pid, record.init_start = pid, process.start_time(pid)
-        virtual = self._core.policy(record.policy).leaves is not LeafScope.NONE
+        policy = self._core.policy(record.policy)
+        virtual = policy.leaves is not LeafScope.NONE
         if virtual:
             self._procfs.start()
         with in_mount_namespace(pending.namespace.fileno()):
@@ -235,7 +236,7 @@ class Lifecycle:
             if given:  # every hierarchy has all processes; the kernel names those with controllers first
                 records.write(f"{base}/{records.CGROUP}", given[0] + "\n")
             record.save(base)
-            nodes.give(pid, base, record.ids)
+            nodes.give(pid, base, record.ids, policy.limits.loop_devices)
             if virtual:
                 self._procfs.give(record, pid, base)
             record.immutable = sorted(mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text()))

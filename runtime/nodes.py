@@ -19,7 +19,7 @@ from interceptor.native.fd import Fd
 from interceptor.native.namespaces import in_mount_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from interceptor.container import IdRange
 
@@ -34,16 +34,17 @@ NODES = {
 """Linux Documentation/admin-guide/devices.txt."""
 
 
-def give(pid: int, base: str, ids: IdRange) -> list[str]:
+def give(pid: int, base: str, ids: IdRange, loops: int = 0) -> list[str]:
     """Replaces the nodes of the container whose init is `pid` and has not run anything yet; answers their names.
 
     Runs in the mount namespace where `base`, the container's run directory, is a private mount. A node that is missing,
     is no device of that number, or is no mount stays as the engine wanted it; all stay where the host itself may not
-    make device nodes.
+    make device nodes. `loops` of them are loop devices to which nothing is attached (interceptor/handlers/ioctl.py).
     """
+    nodes = {**NODES, **dict.fromkeys(loop_names(loops), NODES["null"])}
     with ExitStack() as stack, Fd(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
         with in_mount_namespace(namespace.fileno()):
-            found = [name for name in NODES if _is_bound(name)]
+            found = {name: device for name, device in nodes.items() if _is_bound(name, device)}
         try:
             made = {name: stack.enter_context(tree) for name, tree in _make(found, base, ids).items()}
         except PermissionError:
@@ -51,41 +52,47 @@ def give(pid: int, base: str, ids: IdRange) -> list[str]:
         with in_mount_namespace(namespace.fileno()):
             for name, tree in made.items():
                 _replace(name, tree)
-    return found
+    return list(found)
 
 
-def _is_bound(name: str) -> bool:
+def loop_names(loops: int) -> list[str]:
+    """Below /dev."""
+    return ["loop-control", *(f"loop{number}" for number in range(loops))] if loops else []
+
+
+def _is_bound(name: str, device: int) -> bool:
     """Paths are the container's here, and nothing runs in it that could change them."""
     path = f"/dev/{name}"
     try:
         status = os.lstat(path)
-        return stat.S_ISCHR(status.st_mode) and status.st_rdev == NODES[name] and mounts.mount_root(path).is_root
+        return stat.S_ISCHR(status.st_mode) and status.st_rdev == device and mounts.mount_root(path).is_root
     except OSError:
         return False
 
 
-def _make(names: Iterable[str], base: str, ids: IdRange) -> Mapping[str, Fd]:
+def _make(nodes: Mapping[str, int], base: str, ids: IdRange) -> Mapping[str, Fd]:
     """A detached mount of each node. Cloned from a tmpfs that is attached meanwhile: before Linux 6.15 a detached one
     cannot be cloned.
     """
     at = f"{base}/dev"
     os.mkdir(at, 0o700)
     try:
-        with mounts.fresh("tmpfs", [("size", "4k"), ("nr_inodes", "16"), ("mode", "0755")]) as tmpfs:
+        with mounts.fresh("tmpfs", [("size", "4k"), ("nr_inodes", str(len(nodes) + 2)), ("mode", "0755")]) as tmpfs:
             mounts.move_mount(tmpfs.fileno(), at)
         try:
-            return {name: _node(at, name, ids) for name in names}
+            return {name: _node(at, name, device, ids) for name, device in nodes.items()}
         finally:
             mounts.unmount(at)
     finally:
         os.rmdir(at)
 
 
-def _node(directory: str, name: str, ids: IdRange) -> Fd:
+def _node(directory: str, name: str, device: int, ids: IdRange) -> Fd:
     path = f"{directory}/{name}"
-    os.mknod(path, stat.S_IFCHR | 0o600, NODES[name])
+    os.mknod(path, stat.S_IFCHR | 0o600, device)
     os.chown(path, ids.first, ids.first)
-    os.chmod(path, 0o666)  # noqa: S103 - as on every Unix
+    if name in NODES:
+        os.chmod(path, 0o666)  # noqa: S103 - as on every Unix
     return mounts.open_tree(path)
 
 

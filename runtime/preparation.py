@@ -199,7 +199,7 @@ class _Preparation:
             sysctls=sharing.set_sysctls(self.config["linux"].get("sysctl") or {}, self.shared),
             devices=devices.renamed(self.config["linux"].get("devices") or []),
             lent=self.policy.limits.devices.listed,
-            mounts=_attach_data(data, f"{base}/mounts", clones),
+            mounts=[*_attach_data(data, f"{base}/mounts", clones), *devices.loops(self.policy.limits.loop_devices, entries)],
         )
         self._write(base, facts)
 

@@ -136,6 +136,8 @@ def _limits(limits: Limits) -> Iterator[str]:
     yield f"  devices           {', '.join(listed) or 'none'}"
     if limits.modules:
         yield f"  modules           {', '.join(module.names for module in limits.modules)}"
+    if limits.loop_devices:
+        yield f"  loop devices      {limits.loop_devices}"
     for fstype, servers in sorted(limits.servers.items()):
         for server in servers:
             yield _placed(f"  {fstype} from {server.host}, {server.export}", server.rule)

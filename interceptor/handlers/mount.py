@@ -13,7 +13,9 @@ import errno
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from interceptor import loops
 from interceptor.args import Flags, OptionalCStr, OptionalData, Path
+from interceptor.loops import LoopFlag
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Namespace
 from interceptor.registry import Look, Masked, Needs, Redo, Shortcut, handles
@@ -127,11 +129,24 @@ def _program(call: Call, args: MountArgs, program: str) -> Verdict:
     paths = [_as_seen_inside(tracee.number_inside, path) for path in (args.source, args.target)]
     status, said = call.programs.run([program.encode(), *paths, b"-o", _fuse_options(args)])
     if status == 0:
+        _used(call, args.source)
         return Return()
     call.why = f"{program} ended with status {status}: {said.splitlines()[-1] if said else 'it said nothing'}"
     if status in _NOT_FOUND or "executable file" in said:
         return Fail(errno.ENODEV)
     return Fail(errno.EINVAL)
+
+
+def _used(call: Call, source: bytes) -> None:
+    """The program has the file open by now: a loop device that is to be detached with its last use is free again."""
+    device = loops.number(source) if call.policy.limits.loop_devices else None
+    if device is None or device == loops.CONTROL:
+        return
+    try:
+        call.agent.detach_loop(device, only=LoopFlag.AUTOCLEAR)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # it is to stay, or is none
+            call.why = f"the loop device stays attached: {error.strerror}"
 
 
 _NOT_FOUND = frozenset({126, 127})

@@ -78,7 +78,7 @@ int links_wanted(int64_t *number);
 struct facts {
 	uint64_t mount_id;
 	uint64_t inode;
-	uint32_t mode, uid, gid, major, minor;
+	uint32_t mode, uid, gid, major, minor, device_major, device_minor;
 	int mount_root;
 };
 long path_facts(int fd, struct facts *facts);
@@ -153,6 +153,9 @@ long act_overlay_create(struct call *call);
 long act_xattr(struct call *call);     /* agent_xattr.c */
 long act_may_chown(struct call *call);
 long act_read(struct call *call); /* agent_read.c */
+long act_loop_attach(struct call *call); /* agent_loop.c */
+long act_loop_detach(struct call *call);
+long act_loop_status(struct call *call);
 
 /* agent_filter.c: from here on only the system calls of the list; any other ends the process. */
 long filter_install(void);

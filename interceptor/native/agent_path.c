@@ -177,6 +177,8 @@ long path_facts(int fd, struct facts *facts)
 	facts->gid = found.stx_gid;
 	facts->major = found.stx_dev_major;
 	facts->minor = found.stx_dev_minor;
+	facts->device_major = found.stx_rdev_major;
+	facts->device_minor = found.stx_rdev_minor;
 	return 0;
 }
 

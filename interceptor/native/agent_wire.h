@@ -42,6 +42,10 @@ enum agent_op {
 	AGENT_MAY_CHOWN = 37,    /* value = whether PATH's owner and group are ids of the container */
 	AGENT_READ = 96,         /* value = how many bytes of the file BASE, from an offset on, were copied to MEMORY */
 	AGENT_DETACH = 128,      /* umount2(2) of PATH, with all that is mounted below it, if it is the mount number[0] (STATX_MNT_ID) */
+	/* Loop devices; agent_loop.c. PATH is absolute. */
+	AGENT_LOOP_ATTACH = 112, /* attaches the file CONTEXT; without one, changes what AGENT_LOOP_* (number[0]) say */
+	AGENT_LOOP_DETACH = 113, /* number[0]: AGENT_LOOP_* that it must have */
+	AGENT_LOOP_STATUS = 114, /* value = AGENT_LOOP_* of what is attached; -1: nothing is */
 	AGENT_OPS = 144,
 };
 
@@ -90,6 +94,9 @@ enum agent_text {
 #define AGENT_DESCRIPTOR 16u     /* *_XATTR: BASE itself is meant, as by the f-calls, and not what it is a path to */
 #define AGENT_AT_HOME 32u        /* STAND_IN: MNTNS and USERNS are those of HOME and do not come along; PATH is absolute */
 #define AGENT_NO_ID 64u          /* nobody needs the value of an action that mounts */
+
+#define AGENT_LOOP_READ_ONLY 1u
+#define AGENT_LOOP_AUTOCLEAR 2u
 
 struct agent_request {
 	uint32_t version;            /* AGENT_WIRE_VERSION */

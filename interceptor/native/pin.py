@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 from functools import cache
@@ -173,6 +174,14 @@ def link(proc: int, name: str) -> bytes:
         return os.readlink(name.encode(), dir_fd=proc)
     except OSError as error:
         fail(-(error.errno or errno.EIO), f"reading {name} of the tracee")
+
+
+def may_write(fd: int) -> bool:
+    """Whether an open file was opened for writing (F_GETFL); OSError(EBADF) for one that is only a path."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & os.O_PATH:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return flags & os.O_ACCMODE != os.O_RDONLY
 
 
 def kill(proc: int) -> None:

@@ -15,6 +15,7 @@ from interceptor.wire import Anchor
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from interceptor.loops import LoopFlag
     from interceptor.verdict import Verdict
 
 IDS = IdRange(1 << 20, 1 << 16)
@@ -65,6 +66,9 @@ class FakeTracee:
     notification_id: int = 7
     descriptors: dict[bytes, Anchor] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
+    names: dict[int, bytes] = field(default_factory=dict)
+    """Of its descriptors."""
+    writable: frozenset[int] = frozenset()
     cgroups: bytes = b""
     closed: int = 0
     memory: dict[int, bytes] = field(default_factory=dict)
@@ -129,6 +133,12 @@ class FakeTracee:
     def in_use(self, mount_ids: Collection[int]) -> bool:
         return bool(self.used & frozenset(mount_ids))
 
+    def name_of(self, fd: int) -> bytes:
+        return self.names[fd]
+
+    def may_write(self, fd: int) -> bool:
+        return fd in self.writable
+
     def read(self, address: int, length: int) -> bytes:
         return self.memory[address][:length]
 
@@ -151,6 +161,8 @@ class FakeAgent:
     attached: int = 0
     gives: bytes | None = None
     """What is read; None: the kernel is to be asked."""
+    loops: dict[int, LoopFlag] = field(default_factory=dict)
+    """Attached files, by device."""
 
     def _do(self, *action: Any) -> None:
         self.done.append(action)
@@ -219,6 +231,20 @@ class FakeAgent:
     def read_file(self, fd: int, offset: int, size: int) -> bytes:
         self._do("read_file", fd, offset, size)
         return (self.gives or b"")[offset : offset + size]
+
+    def loop_status(self, device: int) -> LoopFlag | None:
+        if self.fails is not None:
+            raise self.fails
+        return self.loops.get(device)
+
+    def attach_loop(self, device: int, file: int, flags: LoopFlag) -> None:
+        self._do("attach_loop", device, file, flags)
+
+    def change_loop(self, device: int, flags: LoopFlag) -> None:
+        self._do("change_loop", device, flags)
+
+    def detach_loop(self, device: int, *, only: LoopFlag) -> None:
+        self._do("detach_loop", device, only)
 
     def set_hostname(self, name: bytes) -> None:
         self._do("set_hostname", name)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PROGRAM = Path(sys.executable).parent / "interceptor"
 ENTRY = Path(sys.executable).parent / "interceptor-runc"
 APPLETS = (
+    "cut",
     "unshare", "chroot", "pivot_root", "su", "env", "true", "false", "ln", "mkfifo", "setpriv", "mknod", "head", "sed", "chmod",
 )  # fmt: skip
 ALL = "all"
@@ -53,8 +54,8 @@ POLICIES = {
     ),
     # /proc and /sys as the kernel makes them, for comparisons with it.
     "bare": "extends: [default]\nselectable: true\nleaves: none\n",
-    "fuse": "extends: [default]\nselectable: true\nlimits: {devices: [fuse], agent-deadline: 20s}\n"
-    "mount: {fuse: {squashfs: squashfuse, ext4: not-there}}\n",
+    "fuse": "extends: [loop]\nselectable: true\nlimits: {devices: [fuse], agent-deadline: 20s, loop-devices: 3}\n"
+    "filesystems: {ext3: {fuse: not-there}}\n",
     "everywhere": "extends: [default]\nselectable: true\nleaves: everywhere\n",
     # What Docker gives: no CAP_SYS_ADMIN.
     "engine": "extends: [default]\nselectable: true\ncapabilities: engine\n",

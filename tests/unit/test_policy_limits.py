@@ -57,6 +57,11 @@ def test_numbers(limits: Limits) -> None:
     )
 
 
+def test_loop_devices(tmp_path: Path) -> None:
+    assert policy(tmp_path, "default: native\nlimits: {loop-devices: 256}\n").limits.loop_devices == 256
+    assert Limits().loop_devices == 0
+
+
 def test_devices(tmp_path: Path, limits: Limits) -> None:
     file = tmp_path / "default.yaml"
     assert limits.devices.listed[0] == Device("c", 10, 229, f"{file}:12")
