@@ -275,6 +275,18 @@ class Lifecycle:
         inode = records.load(self._host.places.container(container_id)).namespace
         return process.mount_namespace(inode) or removal.own_mount_namespace()
 
+    # -- proc ---------------------------------------------------------------------------------------------------
+
+    def proc(self, request: Request) -> Mapping[str, Any]:
+        """What a container sees of the machine."""
+        container = requests.container(request.body, self._core.containers.values())
+        record = records.load(self._host.places.container(container.id))
+        return {
+            "container": container.id,
+            **self._procfs.report(container),
+            "oom_score_adj": record.oom_score and asdict(record.oom_score),
+        }
+
     # -- deleted ------------------------------------------------------------------------------------------------
 
     def deleted(self, request: Request) -> Mapping[str, Any]:

@@ -32,6 +32,7 @@ class RuntimePlugin:
             "created": lifecycle.created,
             "exec": lifecycle.exec,
             "deleted": lifecycle.deleted,
+            "proc": lifecycle.proc,
         }
 
 

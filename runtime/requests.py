@@ -11,8 +11,9 @@ from interceptor.errors import InterceptorError
 from interceptor.native.fd import Fd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from interceptor.container import Container
     from interceptor.ports import Request
 
 _ID = re.compile(r"[\w+.-]+", re.ASCII)
@@ -52,6 +53,17 @@ def identifier(body: Mapping[str, Any]) -> str:
     if not isinstance(value, str) or not _ID.fullmatch(value) or value in {".", ".."}:
         raise InterceptorError(f"{value!r} is no container id; letters, digits, '_', '+', '-' and '.' are allowed")
     return value
+
+
+def container(body: Mapping[str, Any], known: Iterable[Container]) -> Container:
+    """The one that is meant by its name, its id or the beginning of that."""
+    wanted, running = body.get("container"), list(known)
+    exact = [found for found in running if wanted in (found.id, found.name)]
+    found = exact or [found for found in running if isinstance(wanted, str) and wanted and found.id.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(each.name or each.id[:12] for each in found or running) or "none"
+    raise InterceptorError(f"no container {wanted!r}; {'it may be' if found else 'there are'} {names}")
 
 
 def absolute(body: Mapping[str, Any], key: str) -> str:

@@ -13,7 +13,7 @@ import threading
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -23,7 +23,7 @@ from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
 from interceptor.ports import Leaves, Namespace
 from runtime import record as records
-from runtime.procfs import attach, files, views
+from runtime.procfs import attach, files, report, views
 from runtime.procfs.follow import Follower
 from runtime.procfs.leaf import Leaf, Rung
 from runtime.procfs.table import leaves as all_leaves
@@ -133,6 +133,22 @@ class Procfs:
         """Whose machine a call of the tracee's asks about: the same as what it is shown where it mounts proc."""
         served = self._served.get(container.id)
         return served.computed.view(self._view_of(served, container, tracee, make=False)) if served else None
+
+    def report(self, container: Container) -> dict[str, Any]:
+        """What a container's leaves show now (docs/control.md, proc)."""
+        served = self._served.get(container.id)
+        if served is None:
+            return {"leaves": [], "hidden": [], "inner": []}
+        at = served.directory.fileno()
+        rows = [
+            report.row(
+                leaf, report.read(_place(leaf, 0), at), leaf.host(served.view) if leaf.host else report.read(leaf.path),
+                report.changed(served.remembered.who(leaf), container.ids), masked=leaf.path in served.masked,
+            )
+            for leaf in sorted(served.leaves, key=lambda leaf: leaf.path)
+        ]  # fmt: skip
+        inner = [sorted({chain[0] for chain in chains.values()}) for chains in tuple(served.chains.values())]
+        return {"leaves": rows, "hidden": [path for path, _ in served.hidden], "inner": inner}
 
     def devices(self, container_id: str) -> frozenset[DeviceNumber]:
         """The filesystems that its leaves are files of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,3 +123,18 @@ def test_what_policy_hides_is_empty(box: whole.Box) -> None:
 def test_the_kernels_own_filesystems_are_empty_directories(box: whole.Box) -> None:
     """Where they would be mounted: sysfs has the directories, and what the host mounted there is the host's."""
     box.sh('cd /sys/kernel; for d in config debug security tracing; do [ ! -e $d ] || [ -z "$(ls -A $d)" ]; done')
+
+
+def test_proc_shows_every_leaf_and_who_changed_it(box: whole.Box) -> None:
+    box.sh("echo 17 > /proc/sys/vm/swappiness")
+    found = json.loads(box.host.interceptor("proc", "--json", box.id))
+    leaves = {leaf["path"]: leaf for leaf in found["leaves"]}
+    mounted = box.sh("grep ' interceptor r' /proc/self/mountinfo | cut -d ' ' -f 5 | grep -v /mnt").split()
+    assert sorted(leaves) == sorted(mounted)
+    swappiness, meminfo = leaves["/proc/sys/vm/swappiness"], leaves["/proc/meminfo"]
+    assert (swappiness["value"], swappiness["host"]) == ("17", Path("/proc/sys/vm/swappiness").read_text().strip())
+    assert (swappiness["changed"]["comm"], swappiness["changed"]["uid"]) == ("sh", 0)
+    assert (meminfo["rung"], meminfo["changed"]) == ("fuse", None)
+    lines = box.host.interceptor("proc", box.id[:8]).splitlines()
+    assert len(lines) == 1 + len(leaves)
+    assert box.host.run(whole.PROGRAM, "proc", "nobody").stderr.startswith("interceptor: no container 'nobody'; there are ")

@@ -51,6 +51,20 @@ CONTAINER = {
 }
 
 
+LEAF = {
+    "path": "/proc/meminfo", "rung": "fuse", "writable": False, "masked": False, "value": "MemTotal: 524288 kB",
+    "host": "MemTotal: 8000000 kB", "differs": True, "changed": None,
+}  # fmt: skip
+SYSCTL = {
+    "path": "/proc/sys/vm/swappiness", "rung": "fuse", "writable": True, "masked": False, "value": "10", "host": "60",
+    "differs": True, "changed": {"time_ns": time.time_ns() - 65_000_000_000, "tid": 12, "uid": 0, "comm": "s\x1b[2J"},
+}  # fmt: skip
+SEEN = {
+    "ok": True, "container": "abcdef0123456789", "leaves": [LEAF, SYSCTL], "hidden": ["/proc/keys"],
+    "inner": [["/sys/fs/cgroup/docker/x"]], "oom_score_adj": {"floor": -999, "value": 0},
+}  # fmt: skip
+
+
 class FakeSupervisor:
     """Answers from a script and notes what was asked."""
 
@@ -61,7 +75,7 @@ class FakeSupervisor:
 
     def call(self, op: str, **fields: Any) -> dict[str, Any]:
         self.asked.append((op, fields))
-        return {"ok": True, "containers": self.containers}
+        return SEEN if op == "proc" else {"ok": True, "containers": self.containers}
 
     def stream(self, op: str, **fields: Any) -> Iterator[dict[str, Any]]:
         self.asked.append((op, fields))
@@ -136,3 +150,23 @@ def test_ps_prints_json_and_ids(supervisor: FakeSupervisor, capsys: pytest.Captu
     supervisor.containers = []
     assert cli.main(["ps", "-q"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_proc_prints_a_table(supervisor: FakeSupervisor, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["proc", "web"]) == 0
+    assert supervisor.asked == [("proc", {"container": "web"})]
+    header, meminfo, swappiness, *rest = capsys.readouterr().out.splitlines()
+    assert header.split() == ["PATH", "RUNG", "VALUE", "HOST", "CHANGED"]
+    assert meminfo.split() == ["/proc/meminfo", "fuse", "MemTotal:", "524288", "kB", "MemTotal:", "8000000", "kB"]
+    assert swappiness.split()[:4] == ["/proc/sys/vm/swappiness", "fuse", "10", "60"]
+    assert swappiness.endswith(" ago by s\\x1b[2J[12], uid 0")
+    assert rest == [
+        "hidden: /proc/keys", "oom_score_adj: down to -999",
+        "inner container with limits of its own: /sys/fs/cgroup/docker/x",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("supervisor")
+def test_proc_prints_json_and_what_was_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["proc", "web", "--json", "--changed"]) == 0
+    assert json.loads(capsys.readouterr().out) == {key: SEEN[key] for key in SEEN if key != "ok"} | {"leaves": [SYSCTL]}
