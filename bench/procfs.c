@@ -1,0 +1,102 @@
+/* What bench/procfs.py runs inside a container.
+ *
+ * time COUNT SPACING_US PATH...   each PATH in turn, COUNT times: open(2), read(2), close(2); with SPACING_US between two rounds.
+ *                                 Prints for each the median duration in nanoseconds.
+ * poll READERS PATH...            READERS processes each read every PATH once a second, until they are killed. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BUFFER 65536
+#define SECOND 1000000000l
+
+static long now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * SECOND + t.tv_nsec;
+}
+
+static void wait_until(long time)
+{
+	struct timespec t = {time / SECOND, time % SECOND};
+
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, 0))
+		;
+}
+
+static int read_once(const char *path)
+{
+	static char buffer[BUFFER];
+	int fd = open(path, O_RDONLY);
+	ssize_t size = fd < 0 ? -1 : read(fd, buffer, sizeof buffer);
+
+	close(fd);
+	return size < 0;
+}
+
+static int ascending(const void *a, const void *b)
+{
+	unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static int take_times(int count, long spacing, char **paths, int number)
+{
+	unsigned *took = calloc((size_t)count * (size_t)number, sizeof *took);
+	int i, p;
+
+	for (i = 0; i < count; i++) {
+		if (spacing)
+			wait_until(now() + spacing);
+		for (p = 0; p < number; p++) {
+			long start = now();
+
+			if (read_once(paths[p])) {
+				perror(paths[p]);
+				return 1;
+			}
+			took[p * count + i] = (unsigned)(now() - start);
+		}
+	}
+	for (p = 0; p < number; p++) {
+		qsort(took + p * count, (size_t)count, sizeof *took, ascending);
+		printf("%u\n", took[p * count + count / 2]);
+	}
+	return 0;
+}
+
+static void poll_files(char **paths, int number)
+{
+	long time;
+	int p;
+
+	srandom((unsigned)now());
+	for (time = now() + random() % SECOND;; time += SECOND) {
+		wait_until(time);
+		for (p = 0; p < number; p++)
+			if (read_once(paths[p]))
+				perror(paths[p]);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	int i;
+
+	if (argc > 4 && !strcmp(argv[1], "time"))
+		return take_times(atoi(argv[2]), atol(argv[3]) * 1000, argv + 4, argc - 4);
+	if (argc > 3 && !strcmp(argv[1], "poll")) {
+		for (i = 1; i < atoi(argv[2]); i++)
+			if (!fork())
+				break;
+		poll_files(argv + 3, argc - 3);
+	}
+	fputs("usage: procfs time COUNT SPACING_US PATH...\n       procfs poll READERS PATH...\n", stderr);
+	return 2;
+}

@@ -1,0 +1,125 @@
+"""The leaves of /proc and /sys: what it takes to read one, beside the kernel's own file and LXCFS, and what many readers cost.
+
+One program in a container of ours reads in turn a leaf, the host's file of that name and what LXCFS has of it, so that all
+three meet the same machine. "Again" is a reader that comes back at once; "later" one that comes back after the snapshot
+has expired, as top(1) does, and waits for a new one. Then many containers are polled, with their reads spread evenly.
+LXCFS is Debian's package, installed for it; without it, the comparison is left out aloud.
+Usage: ``python bench/procfs.py [--quick]`` (root).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import _container
+
+from runtime.procfs.table import leaves as all_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).parent
+NATIVE, LXCFS = "/native", "/lxcfs"
+UPTIME = "/proc/uptime"
+POLLED = ("/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/cpuinfo")
+READERS = 4
+EXPIRED_US = 25_000
+"""Longer than a snapshot is shown."""
+
+
+def install() -> bool:
+    if shutil.which("lxcfs") is None:
+        with tempfile.NamedTemporaryFile("w", suffix=".apt") as wanted:
+            wanted.write("lxcfs\n")
+            wanted.flush()
+            subprocess.run([HERE.parent / "requirements/install", wanted.name], stdout=subprocess.DEVNULL, check=False)
+    return shutil.which("lxcfs") is not None
+
+
+@contextlib.contextmanager
+def lxcfs(at: Path) -> Iterator[bool]:
+    """LXCFS mounted at `at`, or not."""
+    at.mkdir()
+    if not install():
+        print("LXCFS is left out: it is not installed, and cannot be")
+        yield False
+        return
+    process = subprocess.Popen(["lxcfs", "--foreground", at], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while not (at / "proc").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        serves = (at / "proc").exists()
+        if not serves:
+            print("LXCFS is left out: it does not start here")
+        yield serves
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def compare(program: Path, init: int, theirs: Path | None, count: int, spacing: int) -> None:
+    """Each leaf, the host's file, and that of LXCFS where it has one: medians. The reader is a process of the container's
+    pid namespace, for LXCFS shows whose that is, in the host's mounts, where all three can be reached.
+    """
+    enter = ["nsenter", f"--target={init}", "--pid", "--", program, "time", str(count), str(spacing)]
+    for path in (UPTIME, *dict.fromkeys(leaf.path for leaf in all_leaves() if leaf.write is None)):
+        if not Path(path).exists():
+            continue
+        paths = [path[1:], path]
+        with contextlib.suppress(OSError, ValueError):  # it lists files of sysfs that it does not serve
+            if theirs is not None and Path(f"{theirs}{path}").read_bytes():
+                paths.append(f"{theirs}{path}")
+        said = subprocess.run([*enter, *paths], cwd=f"/proc/{init}/root", check=True, stdout=subprocess.PIPE, text=True)
+        mine, native, *other = (int(word) / 1000 for word in said.stdout.split())
+        beside = f"   LXCFS {other[0]:7.1f} µs {other[0] / mine:5.1f}×" if other else ""
+        print(f"    {path:36} {mine:7.1f} µs   native {native:7.1f} µs {mine / native:5.2f}×{beside}", flush=True)
+
+
+def cost(host: _container.Host, root: Path, number: int, seconds: int) -> None:
+    """`number` containers, 4 readers in each, that read POLLED once a second."""
+    names = [f"polled-{n}" for n in range(number)]
+    for name in names:
+        host.start(name, root, ["/bin/procfs", "poll", str(READERS), *POLLED])
+    supervisor = host.supervisor()
+    begin, used = time.monotonic(), cpu_seconds(supervisor)
+    time.sleep(seconds)
+    share = (cpu_seconds(supervisor) - used) / (time.monotonic() - begin)
+    for name in names:
+        host.delete(name)
+    who = f"{number} containers, {READERS} readers each, {len(POLLED)} files a second"
+    print(f"{who}: the supervisor takes {share:.1%} of a CPU")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer reads and containers: does it run, not how fast")
+    quick = parser.parse_args().quick
+    again, later = (50, 2) if quick else (5000, 100)
+    _container.in_private_namespace()
+    with _container.host() as host, lxcfs(host.directory / "lxcfs") as serves:
+        root = host.program(Path(__file__).with_suffix(".c"))
+        host.start("procfs", root, ["/bin/procfs", "poll", "1", UPTIME])
+        for when, count, spacing in (("again", again, 0), ("later", later, EXPIRED_US)):
+            print(f"open, read, close of a file, {when}: medians of {count}")
+            compare(root / "bin/procfs", host.init("procfs"), host.directory / "lxcfs" if serves else None, count, spacing)
+        host.delete("procfs")
+        cost(host, root, *((2, 2) if quick else (64, 10)))
+
+
+if __name__ == "__main__":
+    main()
