@@ -131,6 +131,8 @@ static int take_fds(struct call *call, size_t control_size)
 	return 1;
 }
 
+#define NUMBER_MAX 214748363 /* INT_MAX, but for its last digit and one */
+
 /* As many numbers as there were descriptors left. */
 static int take_numbers(struct call *call)
 {
@@ -140,8 +142,11 @@ static int take_numbers(struct call *call)
 	for (i = 0; i < call->taken_count; i++) {
 		if (!text || *text < '0' || *text > '9')
 			return 0;
-		for (call->taken_number[i] = 0; *text >= '0' && *text <= '9'; text++)
+		for (call->taken_number[i] = 0; *text >= '0' && *text <= '9'; text++) {
+			if (call->taken_number[i] > NUMBER_MAX)
+				return 0;
 			call->taken_number[i] = 10 * call->taken_number[i] + *text - '0';
+		}
 		if (*text++ != ' ')
 			return 0;
 	}

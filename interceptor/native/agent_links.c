@@ -51,13 +51,15 @@ struct way {
 	const struct call *call;
 	int at;
 	unsigned links;
-	char rest[PATH_SIZE];  /* what is still to be walked */
+	const char *rest;      /* what is still to be walked, at the end of … */
+	char text[PATH_SIZE];
 };
 
 /* Takes the next component off; 0 at the end. */
 static long next(struct way *way, char *name)
 {
-	char *in = way->rest, *out = name;
+	const char *in = way->rest;
+	char *out = name;
 
 	while (*in == '/')
 		in++;
@@ -67,7 +69,7 @@ static long next(struct way *way, char *name)
 		*out++ = *in++;
 	}
 	*out = 0;
-	memcpy(way->rest, in, text_size(in) + 1); /* ours copies upwards */
+	way->rest = in;
 	return out != name;
 }
 
@@ -77,7 +79,8 @@ static long start(struct way *way, const char *path)
 
 	if (size >= PATH_SIZE)
 		return -ENAMETOOLONG;
-	memcpy(way->rest, path, size + 1);
+	memcpy(way->text, path, size + 1);
+	way->rest = way->text;
 	if (*path == '/')
 		way->at = way->call->fd[AGENT_FD_ROOT];
 	return 0;

@@ -167,18 +167,29 @@ static const struct type *find_type(const char *name)
 	return 0;
 }
 
+/* The character of an escape, \NNN in octal digits; -1: it is none. */
+static int escaped(const char *text)
+{
+	int i, value = 0;
+
+	for (i = 1; i < 4; i++) {
+		if (text[i] < '0' || text[i] > '7')
+			return -1;
+		value = value << 3 | (text[i] - '0');
+	}
+	return *text == '\\' ? value : -1;
+}
+
 /* Takes one entry off the list of covers, in place: undoes the escapes, ends it with a NUL. */
 static char *next_cover(char **list)
 {
 	char *entry = *list, *in = entry, *out = entry;
 
 	while (*in && *in != '\n') {
-		if (in[0] == '\\' && in[1] && in[2] && in[3]) {
-			*out++ = (in[1] - '0') << 6 | (in[2] - '0') << 3 | (in[3] - '0');
-			in += 4;
-		} else {
-			*out++ = *in++;
-		}
+		int character = escaped(in);
+
+		*out++ = character < 0 ? *in : (char)character;
+		in += character < 0 ? 1 : 4;
 	}
 	*list = in + (*in == '\n');
 	*out = 0;

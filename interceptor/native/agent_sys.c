@@ -1,4 +1,4 @@
-/* Entry point, child processes and the few functions of a C library that the agent and its compiler need. */
+/* Entry point, child processes and the two functions of a C library that the compiler needs. */
 #include "agent_sys.h"
 
 #include <linux/errno.h>
@@ -92,34 +92,4 @@ void *memset(void *to, int byte, size_t count)
 	while (count--)
 		*target++ = byte;
 	return to;
-}
-
-size_t text_size(const char *text)
-{
-	size_t size = 0;
-
-	while (text[size])
-		size++;
-	return size;
-}
-
-int text_equal(const char *a, const char *b)
-{
-	while (*a && *a == *b)
-		a++, b++;
-	return *a == *b;
-}
-
-size_t text_number(char *out, uint32_t value)
-{
-	char digits[10];
-	size_t count = 0, written = 0;
-
-	do
-		digits[count++] = '0' + value % 10;
-	while (value /= 10);
-	while (count)
-		out[written++] = digits[--count];
-	out[written] = 0;
-	return written;
 }
