@@ -95,11 +95,13 @@ static void take_given(struct agent_reply *reply, const struct cmsghdr *header)
 		reply->given[i] = i < count ? ((const int *)CMSG_DATA(header))[i] : -1;
 }
 
-static void drop_given(struct agent_reply *reply)
+void ic_agent_drop_given(struct agent_reply *reply)
 {
 	for (int i = 0; i < AGENT_GIVEN_MAX; i++)
-		if (reply->given[i] >= 0)
+		if (reply->given[i] >= 0) {
 			close(reply->given[i]);
+			reply->given[i] = -1;
+		}
 }
 
 /* Into the journal's record, where the call has one: what was received cannot be lost then. */
@@ -121,7 +123,7 @@ static int receive(int socket, uint64_t cookie, struct agent_reply *reply, int f
 	if (size == sizeof *reply && reply->cookie == cookie)
 		return 1;
 	if (size >= 0)
-		drop_given(reply);
+		ic_agent_drop_given(reply);
 	if (size < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	return size ? -EPROTO : -ECONNRESET;

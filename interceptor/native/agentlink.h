@@ -25,6 +25,9 @@ int ic_agent_spawn(int memfd, int null, int patience_us, struct ic_agent *agent)
  * -EPROTO for what is no reply to this request. */
 int ic_agent_call(struct ic_agent *agent, const void *request, size_t size, const int *fds, unsigned count, struct agent_reply *reply);
 
+/* Closes what came with a reply: whoever asked for nothing of the kind keeps nothing of it. */
+void ic_agent_drop_given(struct agent_reply *reply);
+
 /* Goes on waiting for the reply to the request with `cookie`; results as ic_agent_call(). */
 int ic_agent_wait(int socket, uint64_t cookie, struct agent_reply *reply, int timeout_ms);
 

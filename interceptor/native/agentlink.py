@@ -18,7 +18,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from interceptor.errors import AgentError
 from interceptor.native._native import ffi as _ffi
@@ -105,6 +105,8 @@ WANTED_CWD: int = _lib.AGENT_WANTED_CWD
 _VERSION: int = _lib.AGENT_WIRE_VERSION
 _HEADER = struct.Struct(f"=2I2Q4I7Q8I{GROUPS_MAX}I")
 _NO_GROUPS = (0,) * GROUPS_MAX
+_GIVES = {FSOPEN: 2, FSMOUNT: 1, OPEN_ROOT: 1}
+"""How many descriptors the reply to a request brings at most; those of no other bring any."""
 
 AGENT = "agent"
 """The kind under which the keeper holds agents' sockets, by pid."""
@@ -241,6 +243,7 @@ class Link:
         self.c = started
         self._reply = _ffi.new("struct agent_reply *")
         self._cookie = 0
+        self._gives = 0
         self.at_home = False
         """It knows the container's own namespaces (AGENT_HOME)."""
         self._ending = threading.Lock()
@@ -250,7 +253,7 @@ class Link:
 
     def adopt(self, cookie: int) -> None:
         """Somebody else has sent a request with that cookie: `wait` is for its reply."""
-        self._cookie = cookie
+        self._cookie, self._gives = cookie, 0
 
     def call(self, request: Request) -> Reply | None:
         """The reply; None when there is none yet after PATIENCE_MS: go on with `wait`.
@@ -258,7 +261,7 @@ class Link:
         BrokenPipeError when the agent ended before it took the request, AgentError when it ended or talked nonsense
         afterwards.
         """
-        self._cookie = next(_cookies)
+        self._cookie, self._gives = next(_cookies), _GIVES.get(request.op, 0)
         message, fds = pack(request, self._cookie)
         return self._taken(_lib.ic_agent_call(self.c, message, len(message), fds, len(fds), self._reply))
 
@@ -271,12 +274,20 @@ class Link:
             reply = self._reply
             if reply.given[0] < 0:
                 return Reply(reply.error, reply.outcome, reply.value)
-            return Reply(reply.error, reply.outcome, reply.value, tuple(fd for fd in reply.given if fd >= 0))
+            return Reply(reply.error, reply.outcome, reply.value, self._given(reply))
         if result == 0:
             return None
         if result == -errno.EPIPE:
             raise BrokenPipeError(errno.EPIPE, f"agent {self.pid} has ended")
         raise AgentError(f"agent {self.pid}: {os.strerror(-result)} instead of a reply")
+
+    def _given(self, reply: Any) -> tuple[int, ...]:
+        """The descriptors of a reply, when the request was for such; otherwise they are closed, and it is nonsense."""
+        given = tuple(fd for fd in reply.given if fd >= 0)
+        if reply.error or reply.outcome != DONE or len(given) > self._gives:
+            _lib.ic_agent_drop_given(reply)
+            raise AgentError(f"agent {self.pid} gave {len(given)} descriptors that nobody asked for")
+        return given
 
     def kill(self) -> None:
         """SIGKILL. It may take effect late (a task in state D), and has none on an agent that has ended."""

@@ -384,6 +384,7 @@ static int stand_in(struct ic_session *session, const struct ic_shortcut *shortc
 	if (result == 1) {
 		int wanted = ic_slot_put(shortcut->slot, agent);
 
+		ic_agent_drop_given(&reply);
 		if (reply.outcome != AGENT_DONE && reply.outcome != AGENT_GONE)
 			return IC_MISS; /* nothing was done, and Python knows what it wants */
 		settle(session, shortcut, call, key, &reply, strings, type->ending);
