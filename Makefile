@@ -13,7 +13,7 @@ SOURCES := pyproject.toml meson.build $(shell find interceptor runtime policies 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LIBRARY := $(PREFIX)/lib/interceptor
 
-.PHONY: build demo test lint bench attack soak docs install uninstall clean
+.PHONY: build demo test lint bench attack soak fuzz docs install uninstall clean
 .NOTPARALLEL:
 
 build: $(STAMPS)/install
@@ -48,6 +48,17 @@ soak: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
 DURATION ?= 300
 BOXES ?= 10
 CYCLES ?= 2000
+
+# Everything that reads what others wrote, by coverage, FUZZ_SECONDS each; FUZZ=NAME for one of them.
+fuzz: build $(STAMPS)/images.apt $(STAMPS)/tests.apt $(STAMPS)/fuzz.apt $(STAMPS)/atheris
+	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS) $(FUZZ)
+
+FUZZ_SECONDS ?= 1800
+FUZZ ?=
+
+$(STAMPS)/atheris: $(STAMPS)/venv
+	$(PIP) install -q 'atheris>=2.3'
+	@touch $@
 
 # What is generated from the code.
 docs: build
