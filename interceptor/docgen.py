@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from interceptor import policy_file, policy_grammar, policy_limits, registry, stanza
 from interceptor.args import Address, Buffer, Field, Flags, Integer, Kind, String
-from interceptor.limits import NETWORK_FILESYSTEMS, Limits
+from interceptor.limits import HOST_CEILINGS, NETWORK_FILESYSTEMS, Limits
 from interceptor.policy import Do, EngineProfile, LeafScope, Mount, Policy
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
 EXTENDS = "Policies that this one builds on; own entries win, then those of the first named"
 FILESYSTEMS = 'By filesystem type; "*" is every other one'
 FUSE = "By filesystem type: the program that serves it, inside the container"
+HOST_CEILING = "How far the host's own value may be raised"
 HIDDEN = "Files and directories of proc and sysfs that are empty inside"
 LEAVES = "Which proc and sysfs describe the container instead of the host"
 IMMUTABLE = "umount2(2) of mounts that existed at the start fails with EBUSY"
@@ -247,6 +248,7 @@ def _limits(base: Limits) -> Schema:
             "nice": _between(*policy_limits.NICE, "The lowest nice value that may be set"),
             "realtime-priority": _between(0, policy_limits.REALTIME_MAX, "The highest one; 0: no real-time scheduling"),
             "io-realtime": _between(0, policy_limits.IO_LEVEL_MAX, "The strongest level of IOPRIO_CLASS_RT"),
+            "sysctls": _object({name: _between(1, policy_limits.SYSCTL_MAX, HOST_CEILING) for name in HOST_CEILINGS}),
             "oom-score-adj": _between(*policy_limits.OOM_SCORES, "The lowest of a container whose memory is limited"),
             "loop-devices": _between(0, policy_limits.LOOP_DEVICES_MAX, "Devices /dev/loopN over which files are mounted"),
             "devices": {"type": "array", "items": device, "description": "Nodes that mknod(2) may make"},

@@ -18,6 +18,17 @@ RLIM_INFINITY = (1 << 64) - 1
 """RLIM64_INFINITY (linux/resource.h)."""
 
 
+HOST_CEILINGS: Mapping[str, str] = {
+    "fs.file-max": "/proc/sys/fs/file-max",
+    "fs.nr_open": "/proc/sys/fs/nr_open",
+    "net.core.rmem_max": "/proc/sys/net/core/rmem_max",
+    "net.core.wmem_max": "/proc/sys/net/core/wmem_max",
+    "net.netfilter.nf_conntrack_max": "/proc/sys/net/netfilter/nf_conntrack_max",
+    "nf_conntrack.hashsize": "/sys/module/nf_conntrack/parameters/hashsize",
+}
+"""Ceilings of the whole machine that a policy may let containers raise: what policies call them → the host's file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ceilings:
     """How far a container's root may go in what the kernel reserves to the host's. What is not given here is the kernel's
@@ -32,6 +43,8 @@ class Ceilings:
     """The highest sched_priority (1 … 99) of SCHED_FIFO and SCHED_RR; 0: neither."""
     io_realtime: int | None = None
     """The strongest (lowest) level, 0 … 7, of IOPRIO_CLASS_RT."""
+    sysctls: Mapping[str, int] = field(default_factory=dict)
+    """A name of HOST_CEILINGS → how far the host's own value may be raised."""
     oom_score_adj: int | None = None
     """The lowest oom_score_adj (-999 … 1000) of a container whose memory is limited."""
 

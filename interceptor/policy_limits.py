@@ -11,7 +11,17 @@ import resource
 from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import PolicyError
-from interceptor.limits import NETWORK_FILESYSTEMS, RLIM_INFINITY, Ceilings, Device, Devices, Limits, Module, Server
+from interceptor.limits import (
+    HOST_CEILINGS,
+    NETWORK_FILESYSTEMS,
+    RLIM_INFINITY,
+    Ceilings,
+    Device,
+    Devices,
+    Limits,
+    Module,
+    Server,
+)
 from interceptor.strict_yaml import Node, Problems, Scalar, entries, integer, items, mapping, text, unknown, wrong
 
 if TYPE_CHECKING:
@@ -26,6 +36,7 @@ NICE = (-20, 19)
 LOOP_DEVICES_MAX = 256
 IO_LEVEL_MAX = 7
 """IOPRIO_NR_LEVELS - 1 (linux/ioprio.h)."""
+SYSCTL_MAX = (1 << 31) - 1
 OOM_SCORES = (-999, 1000)
 """OOM_SCORE_ADJ_MIN and _MAX (linux/oom.h), without the one that is never killed."""
 
@@ -52,15 +63,18 @@ KNOWN_DEVICES: Mapping[str, tuple[str, int, int]] = {
 CGROUP = "cgroup"
 
 Given = dict[str, Any]
-"""What one file gives: field of Limits or Ceilings → value; `rlimits` and `servers` are mappings that are merged."""
+"""What one file gives: field of Limits or Ceilings → value; mappings are merged."""
+
+
+_MERGED = ("rlimits", "servers", "sysctls")
 
 
 def limits_of(files: Iterable[Given]) -> Limits:
     """Of files in order, the weakest first."""
-    found: Given = {"rlimits": {}, "servers": {}}
+    found: Given = {}
     for given in files:
-        rlimits, servers = {**found["rlimits"], **given.get("rlimits", {})}, {**found["servers"], **given.get("servers", {})}
-        found = {**found, **given, "rlimits": rlimits, "servers": servers}
+        merged = {key: {**found.get(key, {}), **given.get(key, {})} for key in _MERGED}
+        found = {**found, **given, **merged}
     ceilings = {name: found.pop(name) for name in Ceilings.__slots__ if name in found}
     return Limits(ceilings=Ceilings(**ceilings), **found)
 
@@ -80,6 +94,7 @@ def limit_readers(given: Given, problems: Problems) -> dict[str, Callable[[Node]
         "nice": number("nice", "a nice value", *NICE),
         "realtime-priority": number("realtime_priority", "a priority, or 0 for none,", 0, REALTIME_MAX),
         "io-realtime": number("io_realtime", "a level of the real-time class", 0, IO_LEVEL_MAX),
+        "sysctls": lambda node: given.update(sysctls=_sysctls(node, problems)),
         "oom-score-adj": number("oom_score_adj", "an oom_score_adj", *OOM_SCORES),
         "loop-devices": number("loop_devices", "a number of loop devices", 0, LOOP_DEVICES_MAX),
         "devices": lambda node: given.update(devices=_devices(node, problems)),
@@ -108,6 +123,16 @@ def _rlimits(node: Node, problems: Problems) -> dict[int, int]:
             if name not in RLIMITS:
                 raise unknown(place, "resource limit", name, RLIMITS)
             found[RLIMITS[name]] = _rlimit(value)
+    return found
+
+
+def _sysctls(node: Node, problems: Problems) -> dict[str, int]:
+    found = {}
+    for name, (place, value) in mapping(node, "sysctl: ceiling").entries.items():
+        with problems:
+            if name not in HOST_CEILINGS:
+                raise unknown(place, "ceiling of the host's", name, HOST_CEILINGS)
+            found[name] = integer(value, "a number", 1, SYSCTL_MAX)
     return found
 
 

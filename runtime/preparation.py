@@ -108,7 +108,7 @@ def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, und
         image=told.image, name=told.name,
         creator=asked.creator, creator_start=process.start_time(asked.creator) if asked.creator else None,
         wait_killable=runtime.wait_killable, created_ns=time.time_ns(), annotations=annotations,
-        hidden=list(policy.hidden),
+        hidden=list(policy.hidden), sysctls=dict(policy.limits.ceilings.sysctls),
         devices=devices.openable((config["linux"].get("resources") or {}).get("devices") or []),
     )  # fmt: skip
     with mapping(ids) as user_namespace, _undone_in(namespace, undo) as inside, in_mount_namespace(namespace.fileno()):

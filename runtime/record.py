@@ -65,6 +65,8 @@ class Record:
     """Container.devices."""
     hidden: list[str] = field(default_factory=list)
     """Policy.hidden, as it was."""
+    sysctls: dict[str, int] = field(default_factory=dict)
+    """Ceilings.sysctls, as they were."""
     oom_score: OomScore | None = None
     """What it was lent."""
     filter: list[dict[str, Any]] | None = None

@@ -130,6 +130,7 @@ def _limits(limits: Limits) -> Iterator[str]:
     parts += [f"nice {ceilings.nice}"] if ceilings.nice is not None else []
     parts += [f"realtime-priority {ceilings.realtime_priority}"] if ceilings.realtime_priority else []
     parts += [f"io-realtime {ceilings.io_realtime}"] if ceilings.io_realtime is not None else []
+    parts += [f"{name} {most}" for name, most in sorted(ceilings.sysctls.items())]
     parts += [f"oom-score-adj {ceilings.oom_score_adj}"] if ceilings.oom_score_adj is not None else []
     yield f"  ceilings          {', '.join(parts) or 'the kernel’s'}"
     listed = [_device(d) for d in devices.listed] + (["those of its device cgroup"] if devices.cgroup else [])

@@ -17,9 +17,10 @@ import structlog
 
 from interceptor.native.fuse import FIRST_NODE
 from runtime import record as records
+from runtime.procfs import ceilings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from runtime.procfs.leaf import Leaf, View
 
@@ -86,9 +87,11 @@ class Written:
 class Remembered:
     """native.fuse.Source: leaves that are written. What was written last is kept in `path`, for the next supervisor."""
 
-    def __init__(self, path: str, view: View) -> None:
+    def __init__(self, path: str, view: View, ceilings: Mapping[str, int] | None = None) -> None:
+        """`ceilings`: which of the host's may be raised how far (limits.Ceilings.sysctls)."""
         self._path = path
         self._view = view
+        self._ceilings = ceilings or {}
         self._nodes: list[Leaf] = []
         self._lock = threading.Lock()
         self._written: dict[str, Written] = _load(path)
@@ -119,6 +122,7 @@ class Remembered:
             self._written[leaf.path] = Written(text, time.time_ns(), tid, uid, _comm(tid))
             rows = {path: asdict(written) for path, written in self._written.items()}
             records.write(self._path, json.dumps(rows, separators=(",", ":")))
+        ceilings.on_write(leaf.path, text, self._ceilings)
 
 
 def _load(path: str) -> dict[str, Written]:

@@ -23,7 +23,7 @@ from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
 from interceptor.ports import Leaves, Namespace
 from runtime import record as records
-from runtime.procfs import attach, files, report, views
+from runtime.procfs import attach, ceilings, files, report, views
 from runtime.procfs.follow import Follower
 from runtime.procfs.leaf import Leaf, Rung
 from runtime.procfs.table import leaves as all_leaves
@@ -99,6 +99,7 @@ class Procfs:
                 names = {leaf.path: _place(leaf, 0) for leaf in served.leaves} | dict(served.hidden)
                 attach.attach(pid, f"{base}/{DIRECTORY}", names)
                 served.masked = attach.masked(pid, names)
+                ceilings.at_start(names, record.sysctls)
             except OSError as error:
                 log.warning("no leaves: /proc shows the host", container=record.id, error=str(error))
                 return
@@ -189,7 +190,7 @@ class Procfs:
             init_pid=pid,
             name=record.id,
         )
-        computed, remembered = files.Computed(), files.Remembered(f"{base}/{WRITTEN}", view)
+        computed, remembered = files.Computed(), files.Remembered(f"{base}/{WRITTEN}", view, record.sysctls)
         top = f"{base}/{DIRECTORY}"
         owner = (record.ids.first, record.ids.first)
         _make_directories(top)

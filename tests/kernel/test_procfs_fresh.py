@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from support import whole
 
+from runtime.procfs.values import sysctl
+from runtime.procfs.values.sysctl_kinds import Ints, Latched, Text, Unsigned
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from runtime.procfs.values.sysctl_kinds import Kind
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -123,6 +128,58 @@ def test_what_policy_hides_is_empty(box: whole.Box) -> None:
 def test_the_kernels_own_filesystems_are_empty_directories(box: whole.Box) -> None:
     """Where they would be mounted: sysfs has the directories, and what the host mounted there is the host's."""
     box.sh('cd /sys/kernel; for d in config debug security tracing; do [ ! -e $d ] || [ -z "$(ls -A $d)" ]; done')
+
+
+def tried(kind: Kind, now: bytes) -> tuple[bytes, list[bytes]]:
+    """Of a kind a value that is not `now`, and some that it refuses."""
+    match kind:
+        case Text():
+            return b"|/bin/core %p", []
+        case Ints(low, high, count):
+            good = b"\t".join([b"3"] * count) if count > 1 else b"%d" % next(n for n in (low, high) if n != int(now))
+            return good, [b"x", b"%d" % (low - 1), b"%d" % (high + 1)]
+        case Latched(low, high):
+            return b"%d" % (low + 1), [b"%d" % (high + 1)]
+        case Unsigned(low, high):
+            return b"%d" % (int(now) + 64), [b"-1", b"%d" % (high + 1), *([b"%d" % (low - 1)] if low else [])]
+        case _:
+            return b"%d" % (int(now) + 64), [b"1 2", b"0"]
+
+
+REFUSED = "sh: write error: Invalid argument\n"
+
+
+def test_every_sysctl_is_read_back_as_written_and_the_hosts_stays(box: whole.Box) -> None:
+    kinds = {path: kind for tree in (sysctl.REMEMBERED, sysctl.RAISED) for path, kind in sysctl.paths(tree)}
+    kinds[sysctl.HASHSIZE] = sysctl.Parameter(1)
+    present = {leaf.path for leaf in sysctl.LEAVES if Path(leaf.path).exists()}
+    before = {path: Path(path).read_bytes() for path in present}
+    lines, wanted = [], ""
+    for path in sorted(present):
+        good, bad = tried(kinds[path], before[path])
+        lines += [f"echo -n '{value.decode()}' > {path}; cat {path}" for value in (good, *bad)]
+        wanted += "".join(f"{refused}{good.decode()}\n" for refused in ["", *[REFUSED] * len(bad)])
+    assert box.exec("sh", "-c", "exec 2>&1\n" + "\n".join(lines)).stdout == wanted
+    assert {path: Path(path).read_bytes() for path in present} == before
+
+
+WISHES = {
+    "vm.overcommit_memory": 1, "vm.panic_on_oom": 0, "kernel.panic": 10, "kernel.panic_on_oops": 1,
+    "kernel.keys.root_maxkeys": 1000000, "kernel.keys.root_maxbytes": 25000000,  # kubelet
+    "vm.max_map_count": 262144, "vm.swappiness": 1,  # Elasticsearch
+    "net.core.somaxconn": 65535,  # Redis
+    "fs.inotify.max_user_instances": 8192, "fs.inotify.max_user_watches": 1048576, "fs.file-max": 2000000,  # k3s
+    "net.ipv4.ip_forward": 1, "net.ipv4.conf.all.forwarding": 1, "net.netfilter.nf_conntrack_tcp_be_liberal": 1,
+    "net.netfilter.nf_conntrack_tcp_timeout_established": 86400, "net.netfilter.nf_conntrack_tcp_timeout_close_wait": 3600,
+}  # fmt: skip
+"""What they set at their start."""
+
+
+def test_what_engines_and_databases_wish_is_granted(box: whole.Box) -> None:
+    for name, value in WISHES.items():
+        path = "/proc/sys/" + name.replace(".", "/")
+        if Path(path).exists():
+            assert box.sh(f"echo {value} > {path}; cat {path}").strip() == str(value)
 
 
 def test_proc_shows_every_leaf_and_who_changed_it(box: whole.Box) -> None:

@@ -40,6 +40,7 @@ limits:
     nfs: ["10.1.0.0/16:/srv/*", "[2001:db8::/32]:/x", "*.example.org:/home"]
     cifs: ["//files.example.org/team-*", "//192.0.2.0/24/s"]
   oom-score-adj: -500
+  sysctls: {fs.nr_open: 2000000}
 """
 
 
@@ -51,7 +52,9 @@ def limits(tmp_path: Path) -> Limits:
 def test_numbers(limits: Limits) -> None:
     assert (limits.parked, limits.agents, limits.agent_deadline_ms, limits.notifications) == (3, 2, 120_000, 500)
     rlimits = {resource.RLIMIT_NOFILE: 1 << 20, resource.RLIMIT_MEMLOCK: RLIM_INFINITY, 10: 5}
-    assert limits.ceilings == Ceilings(rlimits, nice=-5, realtime_priority=10, io_realtime=4, oom_score_adj=-500)
+    assert limits.ceilings == Ceilings(
+        rlimits, nice=-5, realtime_priority=10, io_realtime=4, oom_score_adj=-500, sysctls={"fs.nr_open": 2_000_000}
+    )
     assert Limits().ceilings == Ceilings({}, nice=None, realtime_priority=0, io_realtime=None, oom_score_adj=None), (
         "nothing is lent unasked"
     )

@@ -80,6 +80,7 @@ REMEMBERED: Final[Mapping[str, Any]] = {
 
 # Nothing below /proc/sys/net: it is another directory for every network namespace (net_ctl_root), so that a leaf would be seen
 # in one alone; and in all others programs that remount what mountinfo lists, bubblewrap say, would find nothing mounted there.
+# ceilings.py has what remains for those.
 RAISED: Final[Mapping[str, Any]] = {
     "fs": {"file-max": Unsigned(high=LONG_MAX), "nr_open": Unsigned(64, INT_MAX & -64)},
 }
@@ -112,9 +113,6 @@ def _namespaced(path: str) -> bool:
     release = os.uname().release.split(".")
     return path == "/proc/sys/kernel/pid_max" and (int(release[0]), int(release[1].split("-")[0])) >= (6, 14)
 
-
-HOST_CEILINGS: Final = frozenset([*(path for path, _ in paths(RAISED)), HASHSIZE])
-"""Those of which a policy may let a container raise the host's."""
 
 LEAVES: Final = tuple(
     Leaf(path, Rung.FUSE, partial(read, path), partial(write, kind), mode=mode)
