@@ -65,9 +65,9 @@ HEAD = """\
 What is not listed here never leaves the kernel. *Arguments* are the names that policy rules may test. *Intercepted*
 says what the BPF filter lets through to the supervisor; everything else of the call is the kernel's, at its own speed,
 unless a policy rule denies it (see `policies/README.md`); an *optional* call is intercepted only where a policy has a
-rule for it that is not `native`. *Needs* is the kernel's own condition: without that
-capability in the user namespace that owns the object, the caller gets the kernel's answer and nothing is done on its
-behalf.
+rule for it that is not `native`, and one *as far as `limits` lend something* only where a policy has such a ceiling. *Needs*
+is the kernel's own condition: without that capability in the user namespace that owns the object, the caller gets the
+kernel's answer and nothing is done on its behalf.
 
 | call | arguments | support | intercepted | needs | note | source |
 |---|---|---|---|---|---|---|
@@ -92,6 +92,10 @@ def _kind_name(kind: Kind) -> str:
 
 def _intercepted(row: Syscall) -> str:
     what = " or ".join(_condition(row, condition) for condition in row.when) or "always"
+    if row.lends:
+        what = "as far as `limits` lend something"
+    if row.given:
+        what = f"{what}; `{row.given}` not NULL"
     return f"{what}; optional" if row.optional else what
 
 

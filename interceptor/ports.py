@@ -158,6 +158,18 @@ class Tracee(Protocol):
     def set_scheduler(self, number: int, policy: int, priority: int) -> None:
         """sched_setscheduler(2), likewise."""
 
+    def set_priority(self, number: int, priority: int) -> None:
+        """sched_setparam(2), likewise."""
+
+    def set_attributes(self, number: int, attributes: bytes) -> None:
+        """sched_setattr(2), likewise; a struct sched_attr whose size is that of `attributes`."""
+
+    def limit(self, number: int, resource: int) -> tuple[int, int]:
+        """prlimit(2) that only asks, of a task as for `set_nice`: soft and hard limit (rlim64_t)."""
+
+    def set_limit(self, number: int, resource: int, soft: int, hard: int) -> tuple[int, int]:
+        """prlimit(2) with CAP_SYS_RESOURCE of the host's, if the supervisor has it, likewise; what they were before."""
+
     def set_io_priority(self, number: int, priority: int) -> None:
         """ioprio_set(2), likewise."""
 

@@ -19,13 +19,16 @@ from typing import Any, get_type_hints
 
 import pyseccomp
 
-from interceptor.args import Arch, Signature
+from interceptor.args import Address, Arch, Signature
+from interceptor.limits import Ceilings
 from interceptor.ports import Call, Cap, Namespace
 from interceptor.verdict import Verdict
 
 HANDLERS = "interceptor.handlers"
 
 Handler = Callable[[Call, Any], Verdict]
+Lends = Callable[[Ceilings], "tuple[Masked, ...] | None"]
+"""As `Syscall.when`: the calls to which a policy's ceilings may lend something. None: to none."""
 
 
 class Support(enum.StrEnum):
@@ -114,6 +117,10 @@ class Syscall:
     """Native, and not in the filter, unless a policy has a rule for it: a policy's `default` does not turn it on."""
     shortcut: Shortcut | None = None
     redo: Redo = Redo.NEVER
+    lends: Lends | None = None
+    """In the place of `when`, for calls that are about ceilings: native, and not in the filter, without one."""
+    given: str = ""
+    """A pointer without which (NULL) it is another call, the kernel's own: asking for a limit instead of setting it."""
 
     def number(self, arch: Arch) -> int | None:
         """The call's number on `arch`; None where that architecture has no such call."""
@@ -143,6 +150,8 @@ def handles(
     io_uring: bool = False,
     shortcut: Shortcut | None = None,
     redo: Redo = Redo.NEVER,
+    lends: Lends | None = None,
+    given: str = "",
 ) -> Callable[[Handler], Handler]:
     """Registers `handler(call, args)` for system call `name`; the type of `args` is the decoder.
 
@@ -153,7 +162,7 @@ def handles(
     default.yaml says so with an unconditional `native`. `shortcut` is what native/shortcut.c may decide without the
     handler. `redo`: what becomes of a call in which the supervisor dies. `young`: libseccomp may not know
     the call yet, and then it is never intercepted. `io_uring`: io_uring_enter(2) can do it as well, so that where policy has
-    it intercepted there is no io_uring.
+    it intercepted there is no io_uring. `lends` and `given` see `Syscall`.
     Raises TypeError for an args class that is none and ValueError for a name that libseccomp does not know or that is
     registered already.
     """
@@ -165,6 +174,10 @@ def handles(
                 raise TypeError(
                     f"{name}: a condition names {condition.field!r}, which {signature.args.__qualname__} has not"
                 )
+        if given and not any(f.name == given and isinstance(f.kind, Address) for f in signature.fields):
+            raise TypeError(f"{name}: {given!r} is no Pointer of {signature.args.__qualname__}")
+        if lends and (when or lends(Ceilings()) is not None):
+            raise TypeError(f"{name}: without a ceiling nothing is lent, and `when` would say that something is")
         if pure and (signature.pointers or needs):
             raise TypeError(f"{name}: a pure handler takes neither pointers nor permissions")
         if not young and all(resolve(name, arch) is None for arch in Arch):
@@ -177,6 +190,8 @@ def handles(
             optional=optional, io_uring=io_uring,
             shortcut=shortcut,
             redo=redo,
+            lends=lends,
+            given=given,
         )  # fmt: skip
         return handler
 

@@ -60,10 +60,11 @@ def _exists(row: Syscall) -> bool:
 def _rules(row: Syscall, policy: Policy) -> Iterator[OciRule]:
     if _notifies(policy, row.name):
         for tests in _shortest(conditions(row, policy)):
-            yield {"names": [row.name], "action": "SCMP_ACT_NOTIFY", **_args(tests)}
+            yield {"names": [row.name], "action": "SCMP_ACT_NOTIFY", **_args(tests, _given(row, "SCMP_CMP_NE"))}
     elif (whole := whole_call(policy, row.name)) and whole.do is not Do.NATIVE:
         # An errno of 0 is success (seccomp(2), SECCOMP_RET_ERRNO): what `pretend` is.
-        yield {"names": [row.name], "action": "SCMP_ACT_ERRNO", "errnoRet": whole.errno}
+        args = _args({}, _given(row, "SCMP_CMP_NE"))
+        yield {"names": [row.name], "action": "SCMP_ACT_ERRNO", "errnoRet": whole.errno, **args}
 
 
 def allowed(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
@@ -71,11 +72,23 @@ def allowed(rows: Mapping[str, Syscall], policy: Policy) -> list[OciRule]:
     whose default action is not to allow.
     """
     return [
-        {"names": [row.name], "action": "SCMP_ACT_ALLOW", **_args(tests)}
+        {"names": [row.name], "action": "SCMP_ACT_ALLOW", **args}
         for _, row in sorted(rows.items())
-        if _exists(row) and _notifies(policy, row.name)
-        for tests in complement(conditions(row, policy))
+        if _exists(row)
+        for args in _allowed(row, policy)
     ]
+
+
+def _allowed(row: Syscall, policy: Policy) -> Iterator[dict[str, Any]]:
+    if row.given:
+        yield _args({}, _given(row, "SCMP_CMP_EQ"))
+    if _notifies(policy, row.name):
+        yield from map(_args, complement(conditions(row, policy)))
+
+
+def _given(row: Syscall, op: str) -> list[dict[str, Any]]:
+    """Whether the pointer is NULL without which it is another call, as OCI compares."""
+    return [{"index": _field(row, row.given).register, "value": 0, "op": op}] if row.given else []
 
 
 def _notifies(policy: Policy, call: str) -> bool:
@@ -97,7 +110,7 @@ def conditions(row: Syscall, policy: Policy) -> list[Masks]:
     """Which calls reach the supervisor, as alternatives: the row's `when`, as far as a rule can do anything but leave them
     to the kernel, and what policy has to say beyond it.
     """
-    own = _conditions(row)
+    own = _conditions(row, policy)
     beyond = complement(own)
     return _wanted(row, policy, own) + [_masks(rule, row) for rule in policy.ladder(row.name) if _reaches(rule, row, beyond)]
 
@@ -112,9 +125,14 @@ def _wanted(row: Syscall, policy: Policy, own: list[Masks]) -> list[Masks]:
     return _shortest([tests for tests in both if tests is not None])
 
 
-def _conditions(row: Syscall) -> list[Masks]:
-    """The row's `when`: alternatives, of which one always holds if it has none."""
-    return [{_field(row, m.field).register: (int(m.mask), int(m.value))} for m in row.when] or [{}]
+def _conditions(row: Syscall, policy: Policy) -> list[Masks]:
+    """The row's `when`: alternatives, of which one always holds if it has none. Or what the policy's ceilings lend: perhaps
+    nothing.
+    """
+    wanted = row.lends(policy.limits.ceilings) if row.lends else row.when
+    if wanted is None:
+        return []
+    return [{_field(row, m.field).register: (int(m.mask), int(m.value))} for m in wanted] or [{}]
 
 
 def _masks(rule: Rule, row: Syscall) -> Masks:
@@ -123,13 +141,15 @@ def _masks(rule: Rule, row: Syscall) -> Masks:
     return {register: (c.has | c.lacks, c.has) for register, c in flags}
 
 
-def _args(tests: Masks) -> dict[str, Any]:
+def _args(tests: Masks, also: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """A conjunction as OCI writes it."""
     args = [
-        {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
-        for index, (mask, value) in sorted(tests.items())
+        {"index": index, "value": mask, "valueTwo": value, "op": _MASKED} for index, (mask, value) in sorted(tests.items())
     ]
-    return {"args": args} if args else {}
+    return {"args": [*args, *also]} if args or also else {}
+
+
+_MASKED = "SCMP_CMP_MASKED_EQ"
 
 
 def complement(conditions: Sequence[Masks]) -> list[Masks]:
@@ -220,7 +240,9 @@ class _Filter(NamedTuple):
 def _of(name: str, listed: Sequence[OciRule]) -> _Filter:
     found = [rule for rule in listed if name in rule["names"]]
     notify = [rule for rule in found if rule["action"] == "SCMP_ACT_NOTIFY"]
-    masks = [{a["index"]: (a["value"], a["valueTwo"]) for a in rule.get("args", ())} for rule in notify]
+    masks = [
+        {a["index"]: (a["value"], a["valueTwo"]) for a in rule.get("args", ()) if a["op"] == _MASKED} for rule in notify
+    ]
     return _Filter(masks, next((rule["errnoRet"] for rule in found if rule["action"] == "SCMP_ACT_ERRNO"), None))
 
 
@@ -238,6 +260,8 @@ NOT_INTERCEPTED = "(not intercepted)"
 
 def filtered(row: Syscall, policy: Policy, registers: Sequence[int]) -> Decision | None:
     """What the filter makes of a call by itself: NATIVE for what it does not look at; None for what it sends to us."""
+    if row.given and not registers[_field(row, row.given).register]:
+        return Decision(Do.NATIVE, NOT_INTERCEPTED)
     if not _notifies(policy, row.name):
         return whole_call(policy, row.name)
     for tests in conditions(row, policy):

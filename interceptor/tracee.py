@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from interceptor.args import Arch
 from interceptor.container import DeviceNumber
@@ -34,6 +34,7 @@ OVERFLOW_ID = 65534
 
 
 ALL_CAPABILITIES = (1 << 64) - 1
+T = TypeVar("T")
 
 _OWN_DESCRIPTOR = re.compile(
     rb"/+(?:proc/+(?:self|thread-self|(?P<pid>[1-9][0-9]*))/+fd|dev/+fd)/+(?P<fd>[0-9]{1,9})(?P<rest>/.*)?\Z", re.DOTALL
@@ -226,23 +227,37 @@ class Pinned:
     def set_scheduler(self, number: int, policy: int, priority: int) -> None:
         self._to_task(number, lambda namespace, task: native_task.set_scheduler(namespace, task, policy, priority))
 
+    def set_priority(self, number: int, priority: int) -> None:
+        self._to_task(number, lambda namespace, task: native_task.set_priority(namespace, task, priority))
+
+    def set_attributes(self, number: int, attributes: bytes) -> None:
+        self._to_task(number, lambda namespace, task: native_task.set_attributes(namespace, task, attributes))
+
     def set_io_priority(self, number: int, priority: int) -> None:
         self._to_task(number, lambda namespace, task: native_task.set_io_priority(namespace, task, priority))
 
-    def _to_task(self, number: int, act: Callable[[int, int], None]) -> None:
+    def limit(self, number: int, resource: int) -> tuple[int, int]:
+        return self._to_task(number, lambda namespace, task: native_task.limit(namespace, task, resource))
+
+    def set_limit(self, number: int, resource: int, soft: int, hard: int) -> tuple[int, int]:
+        return self._to_task(
+            number, lambda namespace, task: native_task.set_limit(namespace, task, resource, soft, hard)
+        )
+
+    def _to_task(self, number: int, act: Callable[[int, int], T]) -> T:
         """Does something to a task that is the container's by all its uids: ids that no other container has, and no user of
         the host's. The number was that task's all along if it lives when it is done.
         """
         namespace = self.namespace_fd(Namespace.PID)
         if not number:
             self._only_the_containers(int(uid) for uid in self._status_field("Uid"))
-            act(namespace, self.tid_inside)
-            return
+            return act(namespace, self.tid_inside)
         with native_task.open_task(namespace, number) as task:
             self._only_the_containers(native_task.uids(task.fileno()))
-            act(namespace, number)
+            result = act(namespace, number)
             if native_task.ended(task.fileno()):
                 raise OSError(errno.ESRCH, "it ended meanwhile")
+            return result
 
     def _only_the_containers(self, uids: Iterable[int]) -> None:
         if not all(uid in self.container.ids for uid in uids):

@@ -52,7 +52,9 @@ def compiled(policy: Policy, rows: Mapping[str, Syscall]) -> str:
 
 def _rungs(row: Syscall, policy: Policy, kinds: Mapping[str, Kind]) -> Iterator[str]:
     whole = stanza.whole_call(policy, row.name)
-    if not stanza.rules({row.name: row}, policy) and whole is not None:
+    if row.lends and not stanza.conditions(row, policy) and (whole is None or whole.do is Do.EMULATE):
+        yield _placed(f"{Rung.KERNEL:8} {Do.NATIVE}", "(no ceiling)")
+    elif not stanza.rules({row.name: row}, policy) and whole is not None:
         yield _placed(f"{Rung.KERNEL:8} {_decision(whole)}", whole.rule)
     elif whole is not None and not whole.do.passes and whole.do not in (Do.KILL, Do.STOP):
         yield _placed(f"{Rung.FILTER:8} {_decision(whole)}", whole.rule)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Probe = Callable[[Host], Iterable[Finding]]
 
 PROBES: dict[str, tuple[Probe, ...]] = {
-    "Kernel": (kernel.namespaces, kernel.seccomp, kernel.limits),
+    "Kernel": (kernel.namespaces, kernel.seccomp, kernel.resources, kernel.limits),
     "Storage": (storage.filesystems, storage.overlay),
     "Control groups": (cgroups.hierarchy,),
     "Runtimes": (runtimes.installed, docker.registration),

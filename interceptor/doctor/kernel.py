@@ -57,6 +57,20 @@ def seccomp(_host: Host) -> Iterator[Finding]:
         yield ok(what, found) if outcome.worked else warning(what, str(outcome), advice)
 
 
+def resources(_host: Host) -> Iterator[Finding]:
+    """Some virtual machines and containers have a root without CAP_SYS_RESOURCE."""
+    outcome = probe.raise_limit()
+    if outcome.worked:
+        yield ok("resource limits", "a hard limit was lowered and raised again")
+    else:
+        advice = (
+            "Containers run, with hard limits and oom_score_adj no better than what starts them has, and no policy can lend\n"
+            "more (`limits: rlimits:`). Root has CAP_SYS_RESOURCE on an ordinary host; a service's CapabilityBoundingSet=, or\n"
+            "the container or virtual machine that this is, may keep it away."
+        )
+        yield warning("resource limits", f"{outcome} (CAP_SYS_RESOURCE is lacking)", advice)
+
+
 def limits(host: Host) -> Iterator[Finding]:
     """A container's objects are charged to host root as well, so that these limits are shared by all containers."""
     for name, enough, why in _LIMITS:

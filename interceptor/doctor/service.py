@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from resource import RLIMIT_NOFILE
 from typing import TYPE_CHECKING
 
 from interceptor import client, policy_file
 from interceptor.doctor.finding import Finding, Host, failure, ok, warning
 from interceptor.errors import PolicyError
+from interceptor.limits import RLIM_INFINITY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from interceptor.policy import Policy
 
 
 def supervisor(_host: Host) -> Iterator[Finding]:
@@ -43,3 +47,14 @@ def policies(host: Host) -> Iterator[Finding]:
         yield failure("policies", f"{first}{more}", "No supervisor starts with them. All mistakes: interceptor policy check")
     else:
         yield ok("policies", ", ".join(sorted(found.policies)))
+        yield from _ceilings(host, found.policies.values())
+
+
+def _ceilings(host: Host, found: Iterable[Policy]) -> Iterator[Finding]:
+    """Policies that lend more descriptors than the host gives anybody (fs/file.c, sysctl_nr_open)."""
+    most = host.number("/proc/sys/fs/nr_open")
+    for policy in found:
+        ceiling = policy.limits.ceilings.rlimits.get(RLIMIT_NOFILE, 0)
+        if most is not None and most < ceiling < RLIM_INFINITY:
+            advice = f"sysctl -w fs.nr_open={ceiling}, or `limits: {{rlimits: {{nofile: {most}}}}}` in {policy.origin}"
+            yield warning(f"  … {policy.name}", f"lends nofile up to {ceiling:,}, but fs.nr_open is {most:,}", advice)

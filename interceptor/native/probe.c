@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -259,6 +260,19 @@ void ic_probe_time_namespace(struct ic_probe *result)
 /* ── seccomp notification ────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* swapoff(2) with a bad pointer: harmless when it does reach the kernel, and nobody else's business. */
+/* RLIMIT_CORE, because nothing that follows needs one. */
+static int raise_limit(struct experiment *e)
+{
+	if (setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}) < 0)
+		return fail(e, "lower a hard limit");
+	return setrlimit(RLIMIT_CORE, &(struct rlimit){0, 1}) < 0 ? fail(e, "raise a hard limit again") : 0;
+}
+
+void ic_probe_raise_limit(struct ic_probe *result)
+{
+	in_child(result, (struct experiment){0}, raise_limit);
+}
+
 static int install_filter(unsigned long flags)
 {
 	struct sock_filter code[] = {

@@ -27,6 +27,8 @@ void ic_probe_notify(struct ic_probe *result, enum ic_notify_probe what);
 /* Host ids first … first + size - 1 are mapped to 0 … size - 1 in what follows. */
 void ic_probe_user_namespace(struct ic_probe *result, unsigned int first, unsigned int size);
 void ic_probe_time_namespace(struct ic_probe *result);
+/* A hard limit, lowered and raised again: EPERM without CAP_SYS_RESOURCE, which host root has not everywhere. */
+void ic_probe_raise_limit(struct ic_probe *result);
 
 /* `directory` is an empty directory of root's on the filesystem in question; the caller removes it with its contents. */
 void ic_probe_idmapped_mount(struct ic_probe *result, const char *directory, unsigned int first, unsigned int size);

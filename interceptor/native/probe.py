@@ -57,6 +57,11 @@ def time_namespace() -> Outcome:
     return _run(_lib.ic_probe_time_namespace)
 
 
+def raise_limit() -> Outcome:
+    """A hard limit, lowered and raised again (CAP_SYS_RESOURCE)."""
+    return _run(_lib.ic_probe_raise_limit)
+
+
 def idmapped_mount(directory: str) -> Outcome:
     """An id-mapped clone of `directory`: empty, owned by root, to be removed with its contents by the caller."""
     return _run(_lib.ic_probe_idmapped_mount, os.fsencode(directory), FIRST_ID, IDS)

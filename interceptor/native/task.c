@@ -19,12 +19,14 @@
 struct work {
 	enum ic_task_action action;
 	int number, value, priority;
+	void *data;
 	long result;
 };
 
 static long act(const struct work *work)
 {
 	const struct sched_param priority = {.sched_priority = work->priority};
+	struct ic_limits *limits = work->data;
 	long result;
 
 	switch (work->action) {
@@ -35,6 +37,14 @@ static long act(const struct work *work)
 		return syscall(SYS_setpriority, PRIO_PROCESS, work->number, work->value);
 	case IC_TASK_SCHEDULER:
 		return syscall(SYS_sched_setscheduler, work->number, work->value, &priority);
+	case IC_TASK_PRIORITY:
+		return syscall(SYS_sched_setparam, work->number, &priority);
+	case IC_TASK_ATTRIBUTES:
+		return syscall(SYS_sched_setattr, work->number, work->data, 0);
+	case IC_TASK_LIMIT:
+		return syscall(SYS_prlimit64, work->number, work->value, 0, limits->was);
+	case IC_TASK_LIMIT_SET:
+		return syscall(SYS_prlimit64, work->number, work->value, limits->set, limits->was);
 	case IC_TASK_IO:
 		return syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, work->number, work->value);
 	}
@@ -71,9 +81,9 @@ static int in_child(struct work *work)
 	return (int)work->result;
 }
 
-int ic_task_do(int pidns, enum ic_task_action action, int number, int value, int priority)
+int ic_task_do(int pidns, enum ic_task_action action, int number, int value, int priority, void *data)
 {
-	struct work work = {action, number, value, priority, -ESRCH};
+	struct work work = {action, number, value, priority, data, -ESRCH};
 	int result, own;
 
 	if (number <= 0) /* would be the child itself, or nobody */

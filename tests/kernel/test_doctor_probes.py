@@ -49,6 +49,13 @@ def nothing_stays() -> Iterator[None]:
     assert state() == before
 
 
+def test_a_hard_limit_is_raised_or_root_has_not_the_capability() -> None:
+    effective = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
+    outcome = probe.raise_limit()
+    assert outcome.worked is bool(effective >> 24 & 1), str(outcome)
+    assert outcome.worked or str(outcome) == "raise a hard limit again: Operation not permitted"
+
+
 @pytest.mark.parametrize("what", probe.Notify)
 def test_notification_works_or_says_why(what: probe.Notify) -> None:
     outcome = probe.notify(what)

@@ -82,6 +82,8 @@ class FakeTracee:
     cpus_allowed: CpuMask = EIGHT_CPUS
     scheduled: list[tuple[Any, ...]] = field(default_factory=list)
     """What was done to tasks by number."""
+    limits: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    """(task, resource) → soft and hard limit."""
     timex: tuple[int, bytes] = (0, bytes(208))
 
     def kill(self) -> None:
@@ -117,6 +119,20 @@ class FakeTracee:
 
     def set_scheduler(self, number: int, policy: int, priority: int) -> None:
         self.scheduled.append(("scheduler", number, policy, priority))
+
+    def set_priority(self, number: int, priority: int) -> None:
+        self.scheduled.append(("priority", number, priority))
+
+    def set_attributes(self, number: int, attributes: bytes) -> None:
+        self.scheduled.append(("attributes", number, attributes))
+
+    def limit(self, number: int, resource: int) -> tuple[int, int]:
+        return self.limits[number, resource]
+
+    def set_limit(self, number: int, resource: int, soft: int, hard: int) -> tuple[int, int]:
+        before, self.limits[number, resource] = self.limits[number, resource], (soft, hard)
+        self.scheduled.append(("limit", number, resource, soft, hard))
+        return before
 
     def set_io_priority(self, number: int, priority: int) -> None:
         self.scheduled.append(("io", number, priority))

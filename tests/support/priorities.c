@@ -13,11 +13,18 @@ static pid_t child;
 static void clean_up(int nr64, long result)
 {
 	static const struct sched_param none;
+	struct sched_param own = {0}, childs = {0};
 
 	if (nr64 == SYS_setpriority)
 		printf("  nice %d, child %d\n", getpriority(PRIO_PROCESS, 0), getpriority(PRIO_PROCESS, (id_t)child));
-	if (nr64 == SYS_sched_setscheduler)
-		printf("  policy %d, child %d\n", sched_getscheduler(0), sched_getscheduler(child));
+	if (nr64 == SYS_sched_setattr)
+		printf("  nice %d, child %d,", getpriority(PRIO_PROCESS, 0), getpriority(PRIO_PROCESS, (id_t)child));
+	if (nr64 == SYS_sched_setscheduler || nr64 == SYS_sched_setparam || nr64 == SYS_sched_setattr) {
+		sched_getparam(0, &own);
+		sched_getparam(child, &childs);
+		printf("  policy %#x/%d, child %#x/%d\n", sched_getscheduler(0), own.sched_priority, sched_getscheduler(child),
+		       childs.sched_priority);
+	}
 	if (nr64 == SYS_ioprio_set)
 		printf("  io %#lx, child %#lx\n", syscall(SYS_ioprio_get, 1, 0), syscall(SYS_ioprio_get, 1, child));
 	if (result < 0)
@@ -39,7 +46,23 @@ static void try_three(const char *name, const char *variant, int nr64, int nr32,
 
 #define NICE(variant, ...) try_three("setpriority", variant, SYS_setpriority, 97, __VA_ARGS__)
 #define SCHED(variant, ...) try_three("sched_setscheduler", variant, SYS_sched_setscheduler, 156, __VA_ARGS__)
+#define PARAM(variant, ...) try_three("sched_setparam", variant, SYS_sched_setparam, 154, __VA_ARGS__, 0xdead)
+#define ATTR(variant, ...) try_three("sched_setattr", variant, SYS_sched_setattr, 351, __VA_ARGS__)
 #define IO(variant, ...) try_three("ioprio_set", variant, SYS_ioprio_set, 289, __VA_ARGS__)
+
+/* A struct sched_attr. */
+static word attributes(char *at, unsigned size, unsigned policy, unsigned long flags, int nice, unsigned priority)
+{
+	const struct {
+		unsigned size, policy;
+		unsigned long flags;
+		int nice;
+		unsigned priority;
+		unsigned long runtime, deadline, period, utilisation;
+	} a = {size, policy, flags, nice, priority, 0, 0, 0, 0};
+
+	return (word)memcpy(at, &a, size > 48 && size < sizeof a ? size : size > 48 ? sizeof a : 48);
+}
 
 int main(int argc, char **argv)
 {
@@ -79,6 +102,41 @@ int main(int argc, char **argv)
 	SCHED("of nobody", 99999, SCHED_FIFO, one);
 	SCHED("of a negative number", (word)-1, SCHED_FIFO, one);
 	SCHED("of another policy", 0, 77, one);
+
+	/* Its policy stays: SCHED_OTHER, which has no priority. */
+	PARAM("of SCHED_OTHER, 0", POISON, zero);
+	PARAM("of SCHED_OTHER, 1", 0, one);
+	PARAM("of the child, lower", (word)child, one);
+	PARAM("of the child, higher again", (word)child, ten);
+	PARAM("beyond", 0, (word)memcpy(low + 16, &(int){11}, 4));
+	PARAM("NULL", 0, 0);
+	PARAM("unreadable", 0, 0x1000);
+	PARAM("of nobody", 99999, one);
+	PARAM("of a negative number", (word)-1, one);
+
+	ATTR("nice of itself", POISON, attributes(low, 48, SCHED_OTHER, 0, -5, 0), POISON);
+	ATTR("nice of the child, at the end of a page", (word)child, attributes(low + 8 * PAGE - 48, 48, SCHED_BATCH, 0, -1, 0), 0);
+	ATTR("nice, without a size", 0, attributes(low, 0, SCHED_OTHER, 0, 2, 0), 0);
+	ATTR("nice, of a later form", 0, attributes(low, 56, SCHED_OTHER, 0, -2, 0), 0);
+	ATTR("nice, of a form to come", 0, attributes(low, 64, SCHED_OTHER, 0, -2, 0), 0);
+	ATTR("nice beyond", 0, attributes(low, 48, SCHED_OTHER, 0, -6, 0), 0);
+	ATTR("nice of the child, which resets", (word)child, attributes(low, 48, SCHED_OTHER, 1, -3, 0), 0);
+	ATTR("SCHED_FIFO of itself", 0, attributes(low, 48, SCHED_FIFO, 0, 7, 10), 0);
+	ATTR("SCHED_RR of the child, which resets", (word)child, attributes(low, 48, SCHED_RR, 1, 0, 1), 0);
+	ATTR("SCHED_FIFO beyond", 0, attributes(low, 48, SCHED_FIFO, 0, 0, 11), 0);
+	ATTR("SCHED_FIFO with 0", 0, attributes(low, 48, SCHED_FIFO, 0, 0, 0), 0);
+	ATTR("SCHED_OTHER with a priority", 0, attributes(low, 48, SCHED_OTHER, 0, 0, 1), 0);
+	ATTR("SCHED_IDLE", 0, attributes(low, 48, 5, 0, 0, 0), 0);
+	ATTR("SCHED_DEADLINE without times", 0, attributes(low, 48, 6, 0, 0, 0), 0);
+	ATTR("flags that keep", 0, attributes(low, 48, SCHED_FIFO, 8, 0, 1), 0);
+	ATTR("too short", 0, attributes(low, 47, SCHED_OTHER, 0, -1, 0), 0);
+	ATTR("too long", 0, attributes(low, 4097, SCHED_OTHER, 0, -1, 0), 0);
+	ATTR("with flags", 0, attributes(low, 48, SCHED_OTHER, 0, -1, 0), 1);
+	ATTR("NULL", 0, 0, 0);
+	ATTR("unreadable", 0, 0x1000, 0);
+	ATTR("half unreadable", 0, (word)(low + 8 * PAGE - 47), 0);
+	ATTR("of nobody", 99999, attributes(low, 48, SCHED_OTHER, 0, -1, 0), 0);
+	ATTR("of a negative number", (word)-1, attributes(low, 48, SCHED_OTHER, 0, -1, 0), 0);
 
 	IO("of itself", POISON | 1, POISON, 1 << 13 | 4);
 	IO("of the child", 1, (word)child, 1 << 13 | 7);

@@ -255,6 +255,16 @@ def test_broken_policies_are_a_failure(fake: FakeHost) -> None:
     assert "(and 1 more)" in broken.found
 
 
+def test_a_policy_cannot_lend_more_descriptors_than_the_host_has(fake: FakeHost) -> None:
+    fake.environment["INTERCEPTOR_POLICIES"] = str(fake.root / "policies")
+    fake.write("/proc/sys/fs/nr_open", "1048576\n")
+    for name, ceiling in (("web", "1048576"), ("all", "unlimited"), ("db", "1048577")):
+        fake.write(f"/policies/{name}.yaml", f"extends: [default]\nlimits: {{rlimits: {{nofile: {ceiling}}}}}\n")
+    [_, beyond] = service.policies(fake.host)
+    assert (beyond.what, beyond.verdict) == ("  … db", WARNING)
+    assert beyond.advice.startswith("sysctl -w fs.nr_open=1048577, or ")
+
+
 def test_the_supervisor_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeHost) -> None:
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("INTERCEPTOR_RUN", str(tmp_path / "run"))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.policy_rows import NOT_NEW, ROWS, MountArgs, MountFlags, ShutdownArgs, policy, row, rows_of
 from support.seccomp_machine import ALLOW, ERRNO, KILL, NOTIFY, Answer, Filter
 
+from interceptor import registry, stanza
 from interceptor.args import X32_SYSCALL_BIT, Arch
 from interceptor.errors import ConfigError
 from interceptor.policy import Decision, Do, Policy
@@ -23,7 +24,7 @@ from interceptor.registry import Masked, Syscall, resolve
 from runtime.seccomp import NEEDED, WAIT_KILLABLE, merge_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 DOCKER: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/docker-20.10-seccomp.json").read_text())
 ARCHES = [Arch.X86_64, Arch.I386]
@@ -284,3 +285,50 @@ def test_several_conditions_of_mount(emulate: Policy) -> None:
         for flags in COMBINATIONS:
             wanted = not flags & NOT_NEW or flags & bind_remount == MountFlags.MS_REMOUNT
             assert run(Arch.X86_64, 165, 1, 2, 3, flags) == ((NOTIFY, 0) if wanted else (ALLOW, 0)), hex(flags)
+
+
+LIMITS = {
+    "none": "default: emulate",
+    "two": "default: emulate\nlimits: {rlimits: {nofile: 10, core: unlimited}}",
+    "off": "default: emulate\nlimits: {rlimits: {nofile: 10}}\ncalls: {prlimit64: [{do: native}]}",
+    "denied": "default: emulate\ncalls: {prlimit64: [{do: {deny: EACCES}}]}",
+    "one denied": "default: emulate\ncalls: {prlimit64: [{when: {pid: 5}, do: {deny: EACCES}}]}",
+}
+
+
+@pytest.mark.parametrize("profile", [None, {"defaultAction": "SCMP_ACT_ALLOW"}, DOCKER["default"]])
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(("which", "sent"), [("none", ()), ("two", (4, 7)), ("off", ()), ("one denied", range(16))])
+def test_the_filter_sends_what_ceilings_lend_and_no_call_that_only_asks(
+    tmp_path: Path, profile: dict[str, Any] | None, arch: Arch, which: str, sent: Sequence[int]
+) -> None:
+    rows = rows_of(registry.load()["prlimit64"], *ROWS.values())
+    chosen = policy(tmp_path, LIMITS[which], rows)
+    run, number = Filter(merge(profile, chosen, rows)), nr("prlimit64", arch)
+    for resource in range(16):
+        assert run(arch, number, 0, resource, 0, 0x1000) == (ALLOW, 0)
+        for pointer in (1, 0x1000, 0x7FFF_0000, *([1 << 40] if arch is Arch.X86_64 else [])):
+            assert run(arch, number, 5, POISON | resource, pointer, 0) == (NOTIFY if resource in sent else ALLOW, 0)
+        filtered = stanza.filtered(rows["prlimit64"], chosen, (5, POISON | resource, 0x1000, 0, 0, 0))
+        assert (filtered is None) is (resource in sent)
+        assert stanza.filtered(rows["prlimit64"], chosen, (5, resource, 0, 0, 0, 0)) is not None
+
+
+POISON = 0xDEADBEEF << 32
+
+
+@pytest.mark.parametrize("profile", [None, {"defaultAction": "SCMP_ACT_ALLOW"}, DOCKER["default"]])
+def test_a_denial_of_what_ceilings_are_for_is_none_of_asking(tmp_path: Path, profile: dict[str, Any] | None) -> None:
+    rows = rows_of(registry.load()["prlimit64"])
+    run = Filter(merge(profile, policy(tmp_path, LIMITS["denied"], rows), rows))
+    for arch in ARCHES:
+        assert run(arch, nr("prlimit64", arch), 0, 7, 0x1000, 0) == (ERRNO, errno.EACCES)
+        assert run(arch, nr("prlimit64", arch), 0, 7, 0, 0x1000) == (ALLOW, 0)
+
+
+def test_a_ceiling_that_a_reload_brings_is_drift(tmp_path: Path) -> None:
+    rows = rows_of(registry.load()["prlimit64"])
+    loaded = {name: policy(tmp_path / name, text, rows) for name, text in LIMITS.items()}
+    assert stanza.drift(stanza.rules(rows, loaded["none"]), rows, loaded["two"]).narrower == ("prlimit64",)
+    assert stanza.drift(stanza.rules(rows, loaded["two"]), rows, loaded["none"]).wider == ("prlimit64",)
+    assert not stanza.drift(stanza.rules(rows, loaded["two"]), rows, loaded["two"])
