@@ -23,6 +23,7 @@
 #define EVENTS 64
 #define NOTIFY_RESEND 7              /* linux/fuse.h from 6.9 on: FUSE_NOTIFY_RESEND */
 #define OWED_NS (SECOND / 25)        /* how long at most who then read the beginning of a text may come back for its rest */
+#define ERRNO_END 512                /* ERESTARTSYS and above are the kernel's own */
 #define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
 
 struct node {
@@ -84,9 +85,10 @@ static void answer(const struct mount *mount, uint64_t unique, int error, const 
 	(void)written;
 }
 
-static void refuse(const struct mount *mount, const struct fuse_in_header *in, int error)
+/* What the kernel does not take as an errno (fuse_dev_do_write()) would leave the asker waiting. */
+static void refuse(const struct mount *mount, const struct fuse_in_header *in, int64_t error)
 {
-	answer(mount, in->unique, error, 0, 0);
+	answer(mount, in->unique, error < 0 || error >= ERRNO_END ? EIO : (int)error, 0, 0);
 }
 
 /* ---- snapshots -------------------------------------------------------------------------------------------------------- */
@@ -209,7 +211,7 @@ static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t 
 		return 0;
 	size = ask(server, mount, id);
 	if (size < 0)
-		return node->text ? 0 : (int)-size;
+		return node->text ? 0 : size > -ERRNO_END ? (int)-size : EIO;
 	length = shown(node, (uint32_t)size, quiet);
 	text = fill(server->scratch, (uint32_t)size, length);
 	if (!text)
@@ -412,7 +414,7 @@ static void write_file(struct ic_fuse_server *server, struct mount *mount, const
 		error = server->ask.written(mount->name, (uint32_t)in->nodeid, data, write->size, in->pid, in->uid);
 	touch(node); /* the kernel has what was written in the page cache: not what it became */
 	if (error)
-		refuse(mount, in, -error);
+		refuse(mount, in, -(int64_t)error);
 	else
 		answer(mount, in->unique, 0, &out, sizeof out);
 }

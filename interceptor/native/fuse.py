@@ -162,7 +162,7 @@ def ic_python_content(mount: int, node: int, buffer: Any, size: int) -> int:
     except KeyError:
         return -errno.ENOENT
     except OSError as error:
-        return -(error.errno or errno.EIO)
+        return _negative(error)
     if len(data) > size:
         _pending[mount] = data
     else:
@@ -177,8 +177,14 @@ def ic_python_written(mount: int, node: int, data: Any, size: int, tid: int, uid
     except KeyError:
         return -errno.ENOENT
     except OSError as error:
-        return -(error.errno or errno.EIO)
+        return _negative(error)
     return 0
+
+
+def _negative(error: OSError) -> int:
+    """Its errno as C wants it; what is none (a library's own number) as EIO."""
+    number = error.errno or errno.EIO
+    return -(number if number in errno.errorcode else errno.EIO)
 
 
 def _check(result: int, what: str) -> None:
