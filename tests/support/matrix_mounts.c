@@ -1,6 +1,8 @@
 /* mount(2) of every type that needs nothing but itself. */
 #include "matrix.h"
 
+#include <signal.h>
+
 static long try_mount(const char *type, const char *options)
 {
 	return mount("none", "mnt", type, 0, options);
@@ -29,6 +31,38 @@ TYPE(fusectl)
 TYPE(binfmt_misc)
 TYPE(nonsense)
 
+/* Of a device that is not there: whoever may not mount the type hears so first. */
+TYPE(ext4)
+TYPE(ext2)
+TYPE(xfs)
+TYPE(btrfs)
+TYPE(squashfs)
+TYPE(erofs)
+TYPE(vfat)
+TYPE(iso9660)
+
+/* A hierarchy that is there: in a cgroup namespace nobody makes a new one. */
+PROBE("mount cgroup, version 1")
+{
+	char line[256], *controllers, *end;
+	FILE *own = fopen("/proc/self/cgroup", "r");
+
+	while (own && fgets(line, sizeof line, own)) {
+		controllers = strchr(line, ':') + 1;
+		end = strchr(controllers, ':');
+		*end = 0;
+		if (*controllers && strncmp(controllers, "name=", 5))
+			return try_mount("cgroup", controllers);
+	}
+	return say("there is none");
+}
+
+PROBE("mount cgroup, version 1, a new hierarchy")
+{
+	MUST(unshare(CLONE_NEWCGROUP));
+	return try_mount("cgroup", "none,name=matrix");
+}
+
 /* Layers of an overlay, and the overlay. */
 static long overlay(const char *more)
 {
@@ -43,6 +77,7 @@ static long overlay(const char *more)
 
 PROBE("mount overlay") { return overlay(""); }
 PROBE("mount overlay userxattr") { return overlay(",userxattr"); }
+PROBE("mount overlay volatile") { return overlay(",volatile"); }
 PROBE("mount overlay metacopy=on") { return overlay(",metacopy=on"); }
 PROBE("mount overlay redirect_dir=on") { return overlay(",redirect_dir=on"); }
 
@@ -101,6 +136,62 @@ PROBE("mount_setattr read-only")
 	MUST(mount("none", "mnt", "tmpfs", 0, 0));
 	return syscall(SYS_mount_setattr, AT_FDCWD, "mnt", 0, &attributes, sizeof attributes);
 }
+
+/* A descriptor of a user namespace of a child's, in which its root is our root. */
+static int users(void)
+{
+	char path[64];
+	int fd, pipes[2];
+	pid_t pid;
+
+	if (pipe(pipes))
+		return -1;
+	pid = fork();
+	if (pid == 0) {
+		if (!unshare(CLONE_NEWUSER) && write(pipes[1], "x", 1) == 1)
+			pause();
+		_exit(1);
+	}
+	close(pipes[1]);
+	if (read(pipes[0], path, 1) != 1)
+		return -1;
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof path, "/proc/%d/%s", pid, i ? "gid_map" : "uid_map");
+		fd = open(path, O_WRONLY);
+		if (fd < 0 || write(fd, "0 0 1", 5) != 5)
+			return -1;
+		close(fd);
+	}
+	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+	fd = open(path, O_RDONLY);
+	kill(pid, SIGKILL);
+	waitpid(pid, 0, 0);
+	return fd;
+}
+
+/* Of a clone of the mount at `path`. */
+static long idmap(const char *path)
+{
+	struct {
+		unsigned long long set, clear, propagation, userns;
+	} attributes = {.set = 0x100000 /* MOUNT_ATTR_IDMAP */};
+	long tree = syscall(SYS_open_tree, AT_FDCWD, path, 1 /* OPEN_TREE_CLONE */);
+	int fd = users();
+
+	MUST(tree);
+	MUST(fd);
+	attributes.userns = (unsigned long long)fd;
+	return syscall(SYS_mount_setattr, tree, "", 0x1000 /* AT_EMPTY_PATH */, &attributes, sizeof attributes);
+}
+
+PROBE("mount_setattr with an id map, of a tmpfs of one's own")
+{
+	MUST(mount("none", "mnt", "tmpfs", 0, 0));
+	return idmap("mnt");
+}
+
+PROBE("mount_setattr with an id map, of a directory") { return idmap("."); }
+PROBE("mount_setattr with an id map, of proc") { return idmap("/proc"); }
 
 PROBE("bind")
 {

@@ -4,11 +4,9 @@
 #include <linux/bpf.h>
 #include <linux/fs.h>
 #include <linux/perf_event.h>
-#include <sched.h>
 #include <sys/fanotify.h>
+#include <sys/io.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
-#include <sys/timex.h>
 
 PROBE("bpf: a map")
 {
@@ -50,23 +48,72 @@ PROBE("an immutable file")
 	return ioctl(fd, FS_IOC_SETFLAGS, &flags);
 }
 
-PROBE("setpriority -5")
+PROBE("a file that can only be appended to")
 {
-	return setpriority(PRIO_PROCESS, 0, -5);
+	int flags, fd = open("file", O_RDWR | O_CREAT, 0600);
+
+	MUST(fd);
+	MUST(ioctl(fd, FS_IOC_GETFLAGS, &flags));
+	flags |= FS_APPEND_FL;
+	if (ioctl(fd, FS_IOC_SETFLAGS, &flags))
+		return -1;
+	flags &= ~FS_APPEND_FL;
+	return ioctl(fd, FS_IOC_SETFLAGS, &flags);
 }
 
-PROBE("SCHED_FIFO")
+PROBE("a file that is not dumped: a flag for everybody")
 {
-	const struct sched_param one = {.sched_priority = 1};
+	int flags, fd = open("file", O_RDWR | O_CREAT, 0600);
 
-	return sched_setscheduler(0, SCHED_FIFO, &one);
+	MUST(fd);
+	MUST(ioctl(fd, FS_IOC_GETFLAGS, &flags));
+	flags |= FS_NODUMP_FL;
+	return ioctl(fd, FS_IOC_SETFLAGS, &flags);
 }
 
-PROBE("adjtimex that only reads")
+PROBE("fanotify: a mark on a directory")
 {
-	struct timex nothing = {0};
+	int fd = fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_FID, O_RDONLY);
 
-	return adjtimex(&nothing) < 0 ? -1 : 0;
+	MUST(fd);
+	return fanotify_mark(fd, FAN_MARK_ADD, FAN_CREATE, AT_FDCWD, "mnt");
+}
+
+PROBE("fanotify that asks for permission")
+{
+	return fanotify_init(FAN_CLASS_CONTENT, O_RDONLY);
+}
+
+PROBE("userfaultfd, faults of the program alone")
+{
+	return syscall(SYS_userfaultfd, 1 /* UFFD_USER_MODE_ONLY */);
+}
+
+PROBE("perf_event_open of itself")
+{
+	struct perf_event_attr attributes = {.type = PERF_TYPE_SOFTWARE, .size = sizeof attributes, .config = PERF_COUNT_SW_TASK_CLOCK};
+
+	attributes.exclude_kernel = 1;
+	return syscall(SYS_perf_event_open, &attributes, 0, -1, -1, 0);
+}
+
+PROBE("bpf: a socket filter")
+{
+	struct bpf_insn code[] = {{.code = BPF_ALU64 | BPF_MOV | BPF_K}, {.code = BPF_JMP | BPF_EXIT}};
+	union bpf_attr attributes = {
+		.prog_type = BPF_PROG_TYPE_SOCKET_FILTER, .insn_cnt = 2, .insns = (unsigned long)code, .license = (unsigned long)"GPL"};
+
+	return syscall(SYS_bpf, BPF_PROG_LOAD, &attributes, sizeof attributes);
+}
+
+PROBE("ioperm")
+{
+	return ioperm(0x80, 1, 1);
+}
+
+PROBE("iopl")
+{
+	return iopl(3);
 }
 
 /* Opening for writing is where permission is asked; nothing is written. */
@@ -78,10 +125,23 @@ PROBE("adjtimex that only reads")
 SYSCTL("kernel/shmmax")
 SYSCTL("kernel/msgmax")
 SYSCTL("kernel/sem")
+SYSCTL("kernel/pid_max")
+SYSCTL("kernel/ns_last_pid")
 SYSCTL("fs/mqueue/msg_max")
 SYSCTL("user/max_user_namespaces")
 SYSCTL("net/ipv4/ip_forward")
+SYSCTL("net/core/somaxconn")
+SYSCTL("net/core/rmem_max")
+SYSCTL("kernel/hostname")
+SYSCTL("kernel/domainname")
+SYSCTL("kernel/panic")
+SYSCTL("kernel/printk")
+SYSCTL("kernel/kptr_restrict")
 SYSCTL("kernel/core_pattern")
 SYSCTL("kernel/threads-max")
 SYSCTL("kernel/keys/maxkeys")
 SYSCTL("fs/inotify/max_user_watches")
+SYSCTL("fs/file-max")
+SYSCTL("fs/nr_open")
+SYSCTL("fs/protected_hardlinks")
+SYSCTL("vm/overcommit_memory")

@@ -38,6 +38,31 @@ PROBE("clone NEWUSER and NEWPID")
 	return pid < 0 ? -1 : waitpid((pid_t)pid, 0, 0) < 0 ? -1 : 0;
 }
 
+#define SETNS(what, name) \
+	PROBE("setns of another " #name " namespace of its own making") \
+	{ \
+		int fd, own = open("/proc/self/ns/" #name, O_RDONLY); \
+		MUST(own); \
+		MUST(unshare(CLONE_NEW##what)); \
+		fd = open("/proc/self/ns/" #name, O_RDONLY); \
+		MUST(fd); \
+		MUST(setns(own, CLONE_NEW##what)); \
+		return setns(fd, CLONE_NEW##what); \
+	}
+SETNS(NS, mnt)
+SETNS(UTS, uts)
+SETNS(IPC, ipc)
+SETNS(NET, net)
+SETNS(CGROUP, cgroup)
+
+PROBE("setns of one's own user namespace")
+{
+	int fd = open("/proc/self/ns/user", O_RDONLY);
+
+	MUST(fd);
+	return setns(fd, CLONE_NEWUSER);
+}
+
 PROBE("setns of one's own mount namespace")
 {
 	int fd = open("/proc/self/ns/mnt", O_RDONLY);
@@ -68,6 +93,19 @@ PROBE("add_key")
 	return syscall(SYS_add_key, "user", "matrix", "x", 1ul, KEY_SPEC_PROCESS_KEYRING);
 }
 
+PROBE("keyctl: a key is read, described, linked and revoked")
+{
+	char text[64];
+	long key = syscall(SYS_add_key, "user", "matrix", "x", 1ul, KEY_SPEC_PROCESS_KEYRING);
+
+	MUST(key);
+	MUST(syscall(SYS_keyctl, KEYCTL_READ, key, text, sizeof text));
+	MUST(syscall(SYS_keyctl, KEYCTL_DESCRIBE, key, text, sizeof text));
+	MUST(syscall(SYS_keyctl, KEYCTL_SETPERM, key, 0x3f3f0000));
+	MUST(syscall(SYS_keyctl, KEYCTL_LINK, key, KEY_SPEC_THREAD_KEYRING));
+	return syscall(SYS_keyctl, KEYCTL_REVOKE, key);
+}
+
 PROBE("raw socket")
 {
 	return socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
@@ -89,11 +127,35 @@ PROBE("SO_RCVBUFFORCE")
 	return setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
 }
 
+PROBE("SO_SNDBUFFORCE")
+{
+	int size = 1 << 20, fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	MUST(fd);
+	return setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size);
+}
+
+PROBE("packet socket")
+{
+	return socket(AF_PACKET, SOCK_RAW, 0);
+}
+
 PROBE("io_uring_setup")
 {
 	char parameters[120] = {0};
 
 	return syscall(SYS_io_uring_setup, 1, parameters);
+}
+
+PROBE("name_to_handle_at")
+{
+	struct {
+		struct file_handle handle;
+		char space[MAX_HANDLE_SZ];
+	} here = {.handle.handle_bytes = MAX_HANDLE_SZ};
+	int id;
+
+	return name_to_handle_at(AT_FDCWD, "mnt", &here.handle, &id, 0);
 }
 
 PROBE("open_by_handle_at")

@@ -162,6 +162,14 @@ PROBE("a list by the way of /proc/self")
 	return listxattr("/proc/self/status", 0, 0) < 0 ? -1 : 0;
 }
 
+PROBE("security.capability")
+{
+	const unsigned capabilities[5] = {0x02000001 /* VFS_CAP_REVISION_2, effective */, 1 << 13 /* CAP_NET_RAW */};
+
+	MUST(file());
+	return setxattr("file", "security.capability", capabilities, sizeof capabilities, 0);
+}
+
 PROBE("io_uring_setup where attributes are intercepted")
 {
 	char parameters[120] = {0};
