@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from interceptor import loops
 from interceptor.contexts import Contexts, Kept
-from interceptor.errors import AgentError, NotificationGone
+from interceptor.errors import AgentError, NothingToLend, NotificationGone
 from interceptor.loops import LoopFlag
 from interceptor.native import agentlink
 from interceptor.native.agentlink import Link, Reply, Request, Slot
@@ -684,7 +684,10 @@ class PinnedAgent:
         return fds
 
     def _there(self) -> dict[int, int]:
+        """No agent has root's filesystem id, which would bring capabilities along: NothingToLend to a tracee that has."""
         subject = self._subject
+        if not subject.fsuid:
+            raise NothingToLend("it has root's filesystem id")
         return {
             agentlink.MNTNS: subject.namespace_fd(Namespace.MOUNT),
             agentlink.ROOT: subject.root_fd,

@@ -20,7 +20,7 @@ import structlog
 from interceptor.agent_pool import GRACE_MS, AgentPool, PinnedAgent
 from interceptor.args import Address, Arch, Decoder, Want
 from interceptor.contexts import ContextsOf
-from interceptor.errors import InterceptorError, NotificationGone
+from interceptor.errors import InterceptorError, NothingToLend, NotificationGone
 from interceptor.modules import HostModules
 from interceptor.native import agentlink
 from interceptor.native.looks import Looks
@@ -616,6 +616,9 @@ class Dispatcher:
         try:
             outcome.verdict = row.handler(call, outcome.args)
             outcome.how = how_of(call, outcome.verdict)
+        except NothingToLend:
+            outcome.verdict = Continue(because="a process of the host's root: the kernel's own check")
+            outcome.how = How.CONTINUED
         except _DoneBefore as done:
             earlier = done.outcome
             outcome.verdict, outcome.how, outcome.acted = earlier.verdict, earlier.how, True

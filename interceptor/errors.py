@@ -19,6 +19,10 @@ class NotificationGone(InterceptorError):  # noqa: N818 - a state of the kernel'
     """The tracee was killed or interrupted: ENOENT from a seccomp ioctl (seccomp_unotify(2))."""
 
 
+class NothingToLend(InterceptorError):  # noqa: N818 - a state of the tracee's, not an error of anybody's
+    """The tracee has root's filesystem id on the host, as a runtime's own process in a container: the kernel's to answer."""
+
+
 class ConfigError(InterceptorError):
     """A configuration value, environment variable, OCI config or command line that cannot be used."""
 

@@ -13,7 +13,7 @@ from support.policy_rows import MountArgs, NameArgs, ShutdownArgs, row, rows_of
 from interceptor import dispatch
 from interceptor.args import Arch
 from interceptor.dispatch import Dispatcher, Outcome, record_of
-from interceptor.errors import AgentError, InterceptorError, NotificationGone
+from interceptor.errors import AgentError, InterceptorError, NothingToLend, NotificationGone
 from interceptor.notification import Notification
 from interceptor.policy import Decision, Do, FlagSet, Numbers, Rule, Text, Truth
 from interceptor.ports import Cap, Namespace
@@ -292,6 +292,12 @@ def test_errors_have_their_errno_and_are_never_continued(
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("secret"), KeyError("secret")])
+def test_what_has_root_s_id_is_left_to_the_kernel(answer: Answer) -> None:
+    outcome = answer(world=World(handler=acting, agent=FakeAgent(fails=NothingToLend("root"))))
+    assert isinstance(outcome.verdict, Continue)
+    assert outcome.how is How.CONTINUED
+
+
 def test_the_tracee_learns_nothing_of_a_bug(answer: Answer, error: Exception) -> None:
     outcome = answer(handler=raising(error))
     assert "secret" not in outcome.why
