@@ -129,7 +129,7 @@ static int receive(int socket, uint64_t cookie, struct agent_reply *reply, int f
 	return size ? -EPROTO : -ECONNRESET;
 }
 
-/* What only looks, or makes a descriptor that goes with us, can be asked again. */
+/* What only looks, or makes a descriptor that goes with us, can be asked again. (fsmount(2) uses its context up.) */
 static int changes_something(const struct agent_request *request)
 {
 	switch (request->op) {
@@ -137,7 +137,6 @@ static int changes_something(const struct agent_request *request)
 	case AGENT_MOUNT_ID:
 	case AGENT_HOME:
 	case AGENT_FSOPEN:
-	case AGENT_FSMOUNT:
 	case AGENT_OPEN_ROOT:
 		return 0;
 	default:

@@ -1,7 +1,8 @@
 /* calls: makes one system call for each line of stdin, in this one thread, and prints what came of it.
  *
  * A line is the number and then six arguments: N a number as strtoull(…, 0) reads it, or s and hexadecimal digits, a string
- * of these bytes. A new descriptor is closed again. The answer is a line with the result (negative: -errno).
+ * of these bytes. A new descriptor is closed again, unless there is an argument. The answer is a line with the result
+ * (negative: -errno).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +33,7 @@ static unsigned long text(const char *digits, char *to)
 	return (unsigned long)to;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static char line[LINE], strings[6][LINE / 2];
 
@@ -45,7 +46,7 @@ int main(void)
 		for (int i = 0; i < 6 && (word = strtok(NULL, " \n")); i++)
 			args[i] = *word == 's' ? text(word + 1, strings[i]) : strtoull(word, NULL, 0);
 		result = call(nr, args);
-		if (nr == SYS_fsopen && result >= 0) {
+		if (nr == SYS_fsopen && result >= 0 && argc == 1) {
 			close((int)result);
 			result = 0;
 		}

@@ -28,7 +28,8 @@ def probe(name: str, *options: str) -> Path:
     if compiler is None:
         pytest.skip("needs a C compiler: apt-get install gcc")
     made = _directory() / "-".join([name, *options])
-    command = [compiler, "-static", "-O1", "-Wall", "-Werror", "-o", str(made), *options, str(HERE / f"{name}.c")]
+    how = () if "-shared" in options else ("-static",)
+    command = [compiler, *how, "-O1", "-Wall", "-Werror", "-o", str(made), *options, str(HERE / f"{name}.c")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode and "-m32" in options:
         pytest.skip(f"no 32-bit programs can be built: {done.stderr.strip().splitlines()[-1]}")
