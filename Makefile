@@ -49,11 +49,14 @@ DURATION ?= 300
 BOXES ?= 10
 CYCLES ?= 2000
 
-# Everything that reads what others wrote, by coverage, FUZZ_SECONDS each; FUZZ=NAME for one of them.
+# Everything that reads what others wrote, by coverage, FUZZ_SECONDS each; FUZZ=NAME for one of them; then, in a
+# container, FUZZ_CALLS intercepted calls with random arguments.
 fuzz: build $(STAMPS)/images.apt $(STAMPS)/tests.apt $(STAMPS)/fuzz.apt $(STAMPS)/atheris
 	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS) $(FUZZ)
+	$(if $(FUZZ),,INTERCEPTOR_FUZZ_CALLS=$(FUZZ_CALLS) $(BIN)/pytest -s tests/fuzz/test_calls.py)
 
 FUZZ_SECONDS ?= 1800
+FUZZ_CALLS ?= 10000000
 FUZZ ?=
 
 $(STAMPS)/atheris: $(STAMPS)/venv

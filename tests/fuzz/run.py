@@ -43,7 +43,11 @@ def main(arguments: list[str]) -> int:
 def command(name: str) -> list[str]:
     if name in NATIVE:
         return [str(fuzzing.build(NATIVE[name], WORK / name / "build", coverage=True))]
-    return [sys.executable, __file__, "--target", name]
+    again = WORK / name / "again"  # libFuzzer starts itself by this name to minimize
+    again.parent.mkdir(parents=True, exist_ok=True)
+    again.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} --target {name} "$@"\n')
+    again.chmod(0o755)
+    return [str(again)]
 
 
 def fuzz(name: str, seconds: int) -> int:
@@ -78,8 +82,10 @@ def minimize(name: str) -> None:
     shutil.rmtree(smaller, ignore_errors=True)
     smaller.mkdir(parents=True)
     corpus.mkdir(exist_ok=True)
-    merge = [*command(name), "-set_cover_merge=1", f"-max_len={KEPT}", str(smaller), str(corpus), str(found)]
+    how = "-set_cover_merge=1" if name in NATIVE else "-merge=1"
+    merge = [*command(name), how, f"-max_len={KEPT}", str(smaller), str(corpus), str(found)]
     subprocess.run(merge, env=os.environ | fuzzing.OPTIONS, check=True, capture_output=True)
+    assert any(smaller.iterdir()), f"{name}: nothing was kept"
     shutil.rmtree(corpus, ignore_errors=True)
     shutil.copytree(smaller, corpus)
     size = sum(path.stat().st_size for path in corpus.iterdir())
@@ -93,7 +99,7 @@ def run_python(name: str, options: list[str]) -> int:
     with atheris.instrument_imports(include=["interceptor"]):
         from support.fuzz_targets import TARGETS  # noqa: PLC0415 - to be instrumented
 
-    atheris.Setup([name, *options], TARGETS[name])
+    atheris.Setup([str(WORK / name / "again"), *options], TARGETS[name])
     atheris.Fuzz()
     return 0
 
