@@ -292,16 +292,16 @@ def test_errors_have_their_errno_and_are_never_continued(
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("secret"), KeyError("secret")])
-def test_what_has_root_s_id_is_left_to_the_kernel(answer: Answer) -> None:
-    outcome = answer(world=World(handler=acting, agent=FakeAgent(fails=NothingToLend("root"))))
-    assert isinstance(outcome.verdict, Continue)
-    assert outcome.how is How.CONTINUED
-
-
 def test_the_tracee_learns_nothing_of_a_bug(answer: Answer, error: Exception) -> None:
     outcome = answer(handler=raising(error))
     assert "secret" not in outcome.why
     assert "log" in outcome.why
+
+
+def test_what_has_root_s_id_is_left_to_the_kernel(answer: Answer) -> None:
+    outcome = answer(world=World(handler=acting, agent=FakeAgent(fails=NothingToLend("root"))))
+    assert isinstance(outcome.verdict, Continue)
+    assert outcome.how is How.CONTINUED
 
 
 @pytest.mark.parametrize(
