@@ -32,6 +32,7 @@ from runtime import (
     requests,
 )
 from runtime import record as records
+from runtime.ahead import Ahead
 from runtime.dockercp import Watchers
 from runtime.idrange import Ranges
 from runtime.launch import launch
@@ -43,14 +44,28 @@ from runtime.seccomp import Rules
 from runtime.underneath import Runtimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from interceptor.container import Container, DeviceNumber
     from interceptor.native.fd import Fd
     from interceptor.ports import Core, Request
     from runtime.config import HostConfig, Places
+    from runtime.mountinfo import Mount
+    from runtime.nodes import Node
+    from runtime.procfs.service import Prepared
     from runtime.record import Record
     from runtime.underneath import Underneath
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a container's init finds when it starts, as far as it can be made before there is an init."""
+
+    hierarchies: Sequence[Mount]
+    """Of cgroups, in the engine's mount namespace."""
+    nodes: Mapping[str, Node]
+    leaves: Prepared | None
+    undo: ExitStack
 
 
 RESUME_SECONDS = 30.0
@@ -65,6 +80,7 @@ class Pending:
     container: Container
     namespace: Fd
     undo: ExitStack
+    ahead: Ahead[Parts]
     resumed: bool = True
     """Whether its creator is connected to us, not only to the supervisor before us."""
 
@@ -100,7 +116,7 @@ class Lifecycle:
                 self._expect(record, container)
             else:
                 self._copies.add(record)
-        self._procfs.drop_others()
+        self._procfs.drop_others(self._pending)
 
     def _take_over_leaves(self, record: Record, pid: int) -> None:
         self._procfs.start()
@@ -116,7 +132,8 @@ class Lifecycle:
         undo.callback(self._core.unregister, record.id)
         self._creating.add(record.id)
         undo.callback(self._creating.discard, record.id)
-        self._pending[record.id] = Pending(record, container, namespace, undo, resumed=False)
+        ahead = Ahead(partial(self._make_parts, record, namespace))
+        self._pending[record.id] = Pending(record, container, namespace, undo, ahead, resumed=False)
         timer = threading.Timer(RESUME_SECONDS, self._abort_unless_resumed, [record.id])
         timer.daemon = True
         timer.start()
@@ -151,8 +168,11 @@ class Lifecycle:
             container = record.container()
             self._core.register(container)
             undo.callback(self._core.unregister, asked.id)
-            self._pending[asked.id] = Pending(record, container, namespace.duplicate(), undo.pop_all())
+            kept = namespace.duplicate()
+            ahead = Ahead(partial(self._make_parts, record, kept))
+            self._pending[asked.id] = Pending(record, container, kept, undo.pop_all(), ahead)
         request.on_disconnect.callback(self._abort, asked.id)
+        request.afterwards.append(ahead.start)
         return self._reply(asked, runtime, record)
 
     def _reply(self, asked: Creation, runtime: Underneath, record: Record) -> Mapping[str, Any]:
@@ -184,6 +204,7 @@ class Lifecycle:
         """Undoes a creation that was not completed; idempotent."""
         pending = self._pending.pop(container_id, None)
         if pending is not None:
+            pending.ahead.discard()
             self._procfs.forget(container_id)
             with pending.namespace:
                 pending.undo.close()
@@ -221,25 +242,37 @@ class Lifecycle:
         container = self._core.containers.get(container_id)
         return container is not None and container.init_pid is not None and container.init_pid == pid
 
-    def _complete(self, pending: Pending, pid: int) -> None:
-        record = pending.record
-        membership = Path(f"/proc/{pid}/cgroup").read_text()
-        record.init_pid, record.init_start = pid, process.start_time(pid)
+    def _make_parts(self, record: Record, namespace: Fd) -> Parts:
+        """While the runtime works. Unmounting is left to who removes the container's directory."""
         policy = self._core.policy(record.policy)
         virtual = policy.leaves is not LeafScope.NONE
+        base = self._host.places.container(record.id)
         if virtual:
             self._procfs.start()
-        with in_mount_namespace(pending.namespace.fileno()):
-            table = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_text())
-            given = cgroups.delegate(pid, membership, table, record.ids)
-            base = self._host.places.container(record.id)
+        with ExitStack() as undo, in_mount_namespace(namespace.fileno()):
+            hierarchies = mountinfo.of_cgroups(Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape"))
+            made = nodes.make(base, record.ids, policy.limits.loop_devices)
+            for node in made.values():
+                undo.enter_context(node.tree)
+            leaves = self._procfs.prepare(record, base) if virtual else None
+            if leaves is not None:
+                undo.callback(leaves.close)
+            return Parts(hierarchies, made, leaves, undo.pop_all())
+
+    def _complete(self, pending: Pending, pid: int) -> None:
+        """Everything here may be done again by the next supervisor: the record says that it is done in the end."""
+        record, parts = pending.record, pending.ahead.result()
+        base = self._host.places.container(record.id)
+        membership = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
+        with parts.undo, in_mount_namespace(pending.namespace.fileno()):
+            given = cgroups.delegate(pid, membership, parts.hierarchies, record.ids)
             if given:  # every hierarchy has all processes; the kernel names those with controllers first
                 records.write(f"{base}/{records.CGROUP}", given[0] + "\n")
-            record.save(base)
-            nodes.give(pid, base, record.ids, policy.limits.loop_devices)
-            if virtual:
-                self._procfs.give(record, pid, base)
-            record.immutable = sorted(mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text()))
+            nodes.give(pid, parts.nodes)
+            if parts.leaves is not None:
+                self._procfs.give(record, parts.leaves, pid)
+            record.immutable = sorted(mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape")))
+            record.init_pid, record.init_start = pid, process.start_time(pid)
             record.save(base)
         _note_init(pending.container, record, pid, self._procfs.devices(record.id))
         self._copies.add(record)

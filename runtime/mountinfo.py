@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -33,6 +34,16 @@ class Mount:
 def parse(text: str) -> list[Mount]:
     """Every mount, in the kernel's order (a later one at the same point covers the earlier)."""
     return [_line(line) for line in text.split("\n") if line]
+
+
+def of_cgroups(text: str) -> Sequence[Mount]:
+    """Those of cgroup hierarchies alone; the same object for all who see the same ones."""
+    return _shared("\n".join(line for line in text.split("\n") if " - cgroup" in line))
+
+
+@lru_cache(maxsize=4)
+def _shared(text: str) -> Sequence[Mount]:
+    return parse(text)
 
 
 def ids(text: str) -> frozenset[int]:

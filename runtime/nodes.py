@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 from interceptor.native import mounts
 from interceptor.native.fd import Fd
@@ -34,25 +34,54 @@ NODES = {
 """Linux Documentation/admin-guide/devices.txt."""
 
 
-def give(pid: int, base: str, ids: IdRange, loops: int = 0) -> list[str]:
-    """Replaces the nodes of the container whose init is `pid` and has not run anything yet; answers their names.
+class Node(NamedTuple):
+    """One that is made and not yet anywhere."""
 
-    Runs in the mount namespace where `base`, the container's run directory, is a private mount. A node that is missing,
-    is no device of that number, or is no mount stays as the engine wanted it; all stay where the host itself may not
-    make device nodes. `loops` of them are loop devices to which nothing is attached (interceptor/handlers/ioctl.py).
+    device: int
+    """Its number, as of makedev(3)."""
+    tree: Fd
+    """A detached mount of it."""
+
+
+def make(base: str, ids: IdRange, loops: int = 0) -> Mapping[str, Node]:
+    """A node of each kind, by name; none where the host itself may not make device nodes. `loops` of them are loop devices
+    to which nothing is attached (interceptor/handlers/ioctl.py).
+
+    Runs in the mount namespace where `base`, the container's run directory, is a private mount. Cloned from a tmpfs that is
+    attached meanwhile: before Linux 6.15 a detached one cannot be cloned.
     """
-    nodes = {**NODES, **dict.fromkeys(loop_names(loops), NODES["null"])}
-    with ExitStack() as stack, Fd(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
-        with in_mount_namespace(namespace.fileno()):
-            found = {name: device for name, device in nodes.items() if _is_bound(name, device)}
+    wanted = {**NODES, **dict.fromkeys(loop_names(loops), NODES["null"])}
+    at = f"{base}/dev"
+    with suppress(FileExistsError):  # an earlier supervisor's, which died here
+        os.mkdir(at, 0o700)
+    try:
+        with mounts.fresh("tmpfs", [("size", "4k"), ("nr_inodes", str(len(wanted) + 2)), ("mode", "0755")]) as tmpfs:
+            mounts.move_mount(tmpfs.fileno(), at)
         try:
-            made = {name: stack.enter_context(tree) for name, tree in _make(found, base, ids).items()}
-        except PermissionError:
-            return []  # no CAP_MKNOD: the host is a container itself
-        with in_mount_namespace(namespace.fileno()):
-            for name, tree in made.items():
-                _replace(name, tree)
-    return list(found)
+            for name, device in wanted.items():
+                _make_node(f"{at}/{name}", name, device, ids)
+            trees = mounts.clones(mounts.AT_FDCWD, [f"{at}/{name}" for name in wanted])
+        finally:
+            mounts.unmount(at)
+    except PermissionError:
+        return {}  # no CAP_MKNOD: the host is a container itself
+    finally:
+        os.rmdir(at)
+    return {name: Node(device, tree) for (name, device), tree in zip(wanted.items(), trees, strict=True)}
+
+
+def give(pid: int, made: Mapping[str, Node]) -> None:
+    """Puts them into the place of those that the runtime bound, in the container whose init is `pid` and has not run
+    anything yet. What is missing there, is no device of that number, or is no mount stays as the engine wanted it.
+    """
+    with (
+        Fd(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace,
+        in_mount_namespace(namespace.fileno()),
+    ):
+        for name, node in made.items():
+            if _is_bound(name, node.device):
+                mounts.unmount(f"/dev/{name}")
+                mounts.move_mount(node.tree.fileno(), f"/dev/{name}")
 
 
 def loop_names(loops: int) -> list[str]:
@@ -70,32 +99,8 @@ def _is_bound(name: str, device: int) -> bool:
         return False
 
 
-def _make(nodes: Mapping[str, int], base: str, ids: IdRange) -> Mapping[str, Fd]:
-    """A detached mount of each node. Cloned from a tmpfs that is attached meanwhile: before Linux 6.15 a detached one
-    cannot be cloned.
-    """
-    at = f"{base}/dev"
-    os.mkdir(at, 0o700)
-    try:
-        with mounts.fresh("tmpfs", [("size", "4k"), ("nr_inodes", str(len(nodes) + 2)), ("mode", "0755")]) as tmpfs:
-            mounts.move_mount(tmpfs.fileno(), at)
-        try:
-            return {name: _node(at, name, device, ids) for name, device in nodes.items()}
-        finally:
-            mounts.unmount(at)
-    finally:
-        os.rmdir(at)
-
-
-def _node(directory: str, name: str, device: int, ids: IdRange) -> Fd:
-    path = f"{directory}/{name}"
+def _make_node(path: str, name: str, device: int, ids: IdRange) -> None:
     os.mknod(path, stat.S_IFCHR | 0o600, device)
     os.chown(path, ids.first, ids.first)
     if name in NODES:
         os.chmod(path, 0o666)  # noqa: S103 - as on every Unix
-    return mounts.open_tree(path)
-
-
-def _replace(name: str, tree: Fd) -> None:
-    mounts.unmount(f"/dev/{name}")
-    mounts.move_mount(tree.fileno(), f"/dev/{name}")

@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -94,6 +95,54 @@ int ic_mount_id(int dirfd, const char *path, unsigned flags, uint64_t *mount_id,
 int ic_umount2(const char *path, int flags)
 {
 	return answer(umount2(path, flags));
+}
+
+int ic_clone_all(int directory, const char *const *names, unsigned count, int *trees)
+{
+	for (unsigned i = 0; i < count; i++) {
+		trees[i] = ic_open_tree(directory, names[i], OPEN_TREE_CLONE);
+		if (trees[i] < 0) {
+			int error = trees[i];
+
+			while (i--)
+				close(trees[i]);
+			return error;
+		}
+	}
+	return 0;
+}
+
+static int cover(int directory, const char *path, int tree)
+{
+	uint64_t mount_id;
+	int target = ic_openat2(directory, path, O_PATH, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+	int is_root, error;
+
+	if (target < 0)
+		return -target;
+	error = ic_mount_id(target, "", AT_EMPTY_PATH, &mount_id, &is_root);
+	if (!error && is_root)
+		error = -EBUSY;
+	if (!error)
+		error = ic_move_mount(tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	close(target);
+	return -error;
+}
+
+void ic_cover_all(int directory, const char *const *paths, const int *trees, unsigned count, int *errors)
+{
+	for (unsigned i = 0; i < count; i++)
+		errors[i] = cover(directory, paths[i], trees[i]);
+}
+
+int ic_filesystem_type(int fd, uint64_t *type)
+{
+	struct statfs found;
+
+	if (fstatfs(fd, &found))
+		return -errno;
+	*type = (uint64_t)found.f_type;
+	return 0;
 }
 
 int ic_setns(int fd, int type)

@@ -8,6 +8,7 @@
 #define INTERCEPTOR_MOUNTAPI_H
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
@@ -31,6 +32,17 @@ int ic_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
 /* STATX_MNT_ID; *is_root says whether path is the root of that mount. */
 int ic_mount_id(int dirfd, const char *path, unsigned flags, uint64_t *mount_id, int *is_root);
 int ic_umount2(const char *path, int flags);
+
+/* `trees[i]` becomes a detached clone of the mount at `names[i]` (below `directory`) alone. The first failure's negative errno
+ * is answered, and nothing is left open.
+ */
+int ic_clone_all(int directory, const char *const *names, unsigned count, int *trees);
+/* Attaches the detached mount `trees[i]` over `paths[i]`, which leads through no symbolic link and stays below `directory`;
+ * `errors[i]` becomes 0 or an errno: EBUSY where something is mounted already.
+ */
+void ic_cover_all(int directory, const char *const *paths, const int *trees, unsigned count, int *errors);
+/* statfs(2)'s f_type of the filesystem that `fd` lies on. */
+int ic_filesystem_type(int fd, uint64_t *type);
 int ic_setns(int fd, int type);
 int ic_unshare(int flags);
 

@@ -14,7 +14,7 @@ from interceptor.native._native import ffi, lib
 from interceptor.native.fd import Fd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 AT_FDCWD: int = lib.AT_FDCWD
 MOUNT_ATTR_RDONLY: int = lib.MOUNT_ATTR_RDONLY
@@ -24,6 +24,8 @@ MOUNT_ATTR_NOEXEC: int = lib.MOUNT_ATTR_NOEXEC
 MOUNT_ATTR_NOSYMFOLLOW: int = lib.MOUNT_ATTR_NOSYMFOLLOW
 MS_PRIVATE: int = lib.MS_PRIVATE
 MNT_DETACH: int = lib.MNT_DETACH
+PROC_MAGIC: int = lib.PROC_SUPER_MAGIC
+SYSFS_MAGIC: int = lib.SYSFS_MAGIC
 
 Path = str | bytes
 
@@ -49,6 +51,24 @@ def open_tree(
     flags = (lib.OPEN_TREE_CLONE if clone else 0) | (lib.AT_RECURSIVE if recursive else 0)
     flags |= (0 if follow else lib.AT_SYMLINK_NOFOLLOW) | (0 if path else lib.AT_EMPTY_PATH)
     return Fd(_check(lib.ic_open_tree(dirfd, _bytes(path), flags), "open_tree", path))
+
+
+def clones(directory: int, names: Sequence[Path]) -> list[Fd]:
+    """A detached clone of the mount at each of `names` below `directory`; all or none."""
+    trees = ffi.new("int []", len(names))
+    paths = [ffi.new("char[]", _bytes(name)) for name in names]
+    _check(lib.ic_clone_all(directory, ffi.new("char *[]", paths), len(names), trees), "open_tree", names[0] if names else "")
+    return [Fd(tree) for tree in trees]
+
+
+def cover(directory: int, trees: Mapping[str, Fd]) -> Mapping[str, int]:
+    """Attaches each detached mount over its path, which must stay below `directory` and contain no symbolic link at all.
+    Answers the errno for those that were not attached: EBUSY where something is mounted already.
+    """
+    errors = ffi.new("int []", len(trees))
+    paths = [ffi.new("char[]", _bytes(path)) for path in trees]
+    lib.ic_cover_all(directory, ffi.new("char *[]", paths), [tree.fileno() for tree in trees.values()], len(trees), errors)
+    return {path: error for path, error in zip(trees, errors, strict=True) if error}
 
 
 def move_mount(tree: int, path: Path, *, dirfd: int = AT_FDCWD) -> None:
@@ -134,6 +154,13 @@ def mount_root(path: Path, *, dirfd: int = AT_FDCWD) -> MountRoot:
     number, is_root = ffi.new("uint64_t *"), ffi.new("int *")
     _check(lib.ic_mount_id(dirfd, _bytes(path), 0 if path else lib.AT_EMPTY_PATH, number, is_root), "statx", path)
     return MountRoot(number[0], bool(is_root[0]))
+
+
+def filesystem_type(fd: int) -> int:
+    """statfs(2)'s f_type: PROC_MAGIC and the like."""
+    found = ffi.new("uint64_t *")
+    _check(lib.ic_filesystem_type(fd, found), "fstatfs", "")
+    return int(found[0])
 
 
 def unmount(path: Path, *, detach: bool = True) -> None:

@@ -7,8 +7,8 @@ Source: open_tree(2), move_mount(2); runc libcontainer/rootfs_linux.go, checkPro
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from interceptor.native import mounts
@@ -24,44 +24,50 @@ SOURCE = "interceptor"
 FILESYSTEMS = {"/proc": "proc", "/sys": "sysfs"}
 """Where leaves' paths begin → the type of filesystem that must be there."""
 
+_MAGIC = {"proc": mounts.PROC_MAGIC, "sysfs": mounts.SYSFS_MAGIC}
+_ROOT_INODE = 1
+"""Of both: PROC_ROOT_INO (include/linux/proc_fs.h), kernfs_create_root()."""
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 
-def attach(pid: int, directory: str, names: Mapping[str, str]) -> list[str]:
-    """Attaches `names` (path → name below `directory`) in the mount namespace of `pid`; answers the paths that have one.
 
-    Runs in the mount namespace where `directory` is. A path that the container's proc or sysfs does not have stays as it
-    is, and so does one over which the engine mounted something: a mask, or values of its own.
+def attach(pid: int, trees: Mapping[str, Fd]) -> frozenset[str]:
+    """Attaches `trees` (path → detached mount) in the mount namespace of `pid`; answers the paths over which something is
+    mounted already, and which have no leaf therefore: a mask of the engine's, or values of its own.
+
+    A path that the container's proc or sysfs does not have stays as it is, too.
     """
-    with ExitStack() as stack, Fd(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
-        trees = {path: stack.enter_context(mounts.open_tree(f"{directory}/{name}")) for path, name in names.items()}
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            table = mountinfo.parse(file.read())
-        with in_mount_namespace(namespace.fileno()):
-            return [path for top in _whole(table) for path in _attach_below(top, trees)]
+    with (
+        Fd(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace,
+        in_mount_namespace(namespace.fileno()),
+    ):
+        return frozenset(path for top in FILESYSTEMS for path in _attach_below(top, trees))
 
 
 def masked(pid: int, paths: Iterable[str]) -> frozenset[str]:
-    """Those of `paths` over which the engine mounted something, and which have no leaf therefore."""
+    """As `attach` answered it, of what is attached already."""
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         table = mountinfo.parse(file.read())
     ours = {mount.point for mount in table if mount.source == SOURCE}
     return frozenset({mount.point for mount in table}.intersection(paths) - ours)
 
 
-def _whole(table: Iterable[mountinfo.Mount]) -> list[str]:
-    """Those of FILESYSTEMS that are what they should be, whole, and seen."""
-    found = {top: mountinfo.topmost(table, top) for top in FILESYSTEMS}
-    return [top for top, mount in found.items() if mount and mount.fstype == FILESYSTEMS[top] and mount.root == "/"]
-
-
 def _attach_below(top: str, trees: Mapping[str, Fd]) -> Iterable[str]:
-    with Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
-        for path, tree in trees.items():
-            if not path.startswith(top + "/"):
-                continue
-            with (
-                suppress(FileNotFoundError, NotADirectoryError),
-                mounts.open_beneath(root.fileno(), path[len(top) + 1 :], os.O_PATH) as target,
-            ):
-                if not mounts.mount_root("", dirfd=target.fileno()).is_root:
-                    mounts.move_mount(tree.fileno(), "", dirfd=target.fileno())
-                    yield path
+    try:
+        found = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with Fd(found) as root:
+        if not _is_whole(root, FILESYSTEMS[top]):
+            return
+        prefix = top + "/"
+        below = {path.removeprefix(prefix): tree for path, tree in trees.items() if path.startswith(prefix)}
+        for path, error in mounts.cover(root.fileno(), below).items():
+            if error == errno.EBUSY:
+                yield prefix + path
+            elif error not in _ABSENT:
+                raise OSError(error, os.strerror(error), prefix + path)
+
+
+def _is_whole(root: Fd, fstype: str) -> bool:
+    """Whether it is the root directory of such a filesystem, and not a part of one or a stand-in."""
+    return mounts.filesystem_type(root.fileno()) == _MAGIC[fstype] and os.fstat(root.fileno()).st_ino == _ROOT_INODE

@@ -90,7 +90,7 @@ class Remembered:
     def __init__(self, path: str, view: View, ceilings: Mapping[str, int] | None = None) -> None:
         """`ceilings`: which of the host's may be raised how far (limits.Ceilings.sysctls)."""
         self._path = path
-        self._view = view
+        self.view = view
         self._ceilings = ceilings or {}
         self._nodes: list[Leaf] = []
         self._lock = threading.Lock()
@@ -105,7 +105,7 @@ class Remembered:
 
     def value(self, leaf: Leaf) -> bytes:
         found = self._written.get(leaf.path)
-        return found.text.encode("utf-8", "surrogateescape") if found else leaf.read(self._view)
+        return found.text.encode("utf-8", "surrogateescape") if found else leaf.read(self.view)
 
     def who(self, leaf: Leaf) -> Written | None:
         return self._written.get(leaf.path)
@@ -117,7 +117,7 @@ class Remembered:
         leaf = self._nodes[node - FIRST_NODE]
         if leaf.write is None:
             raise PermissionError(f"{leaf.path} is read-only")
-        text = leaf.write(self._view, self.value(leaf), data).decode("utf-8", "surrogateescape")
+        text = leaf.write(self.view, self.value(leaf), data).decode("utf-8", "surrogateescape")
         with self._lock:
             self._written[leaf.path] = Written(text, time.time_ns(), tid, uid, _comm(tid))
             rows = {path: asdict(written) for path, written in self._written.items()}

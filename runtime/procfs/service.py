@@ -22,10 +22,11 @@ from interceptor.errors import InterceptorError
 from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
 from interceptor.ports import Leaves, Namespace
+from runtime import mountinfo
 from runtime import record as records
 from runtime.procfs import attach, ceilings, files, report, views
 from runtime.procfs.follow import Follower
-from runtime.procfs.leaf import Leaf, Rung
+from runtime.procfs.leaf import Leaf, Rung, View
 from runtime.procfs.table import leaves as all_leaves
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from interceptor.container import Container
     from interceptor.ports import Keeper, Tracee
-    from runtime.procfs.leaf import View
+    from runtime.mountinfo import Mount
     from runtime.record import Record
 
 log = structlog.get_logger(__name__)
@@ -61,19 +62,35 @@ class Served:
     """That mount namespace."""
     root: Fd
     """Its root directory: where the cgroups' paths begin."""
-    table: str
-    """Its mountinfo."""
+    table: Sequence[Mount]
+    """Its mounts of cgroup hierarchies."""
     computing: fuse.Mount
-    mounts: ExitStack
+    remembering: fuse.Mount
     leaves: Sequence[Leaf]
-    hidden: Sequence[tuple[str, str]] = ()
+    hidden: Sequence[tuple[str, str]]
     """(path, its place): what is empty."""
+    mounts: ExitStack
+    devices: frozenset[DeviceNumber] = frozenset()
+    """The filesystems that its leaves are files of."""
     masked: Collection[str] = ()
     """Paths over which the engine mounted something of its own: that stays, in fresh filesystems too."""
     inner: dict[tuple[str, ...], int] = field(default_factory=dict)
     """Views of inner containers: their cgroups → number."""
     chains: dict[int, dict[str, list[str]]] = field(default_factory=dict)
     """Of each such view its cgroups and theirs above, by controller, as paths of the engine's mount namespace."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What a container will have once it has an init; close() if it never has."""
+
+    served: Served
+    trees: Mapping[str, Fd]
+    """The path of each leaf → a detached mount for it."""
+    undo: ExitStack
+
+    def close(self) -> None:
+        self.undo.close()
 
 
 class Procfs:
@@ -88,24 +105,42 @@ class Procfs:
         self._served: dict[str, Served] = {}
         self._follower = Follower(lambda: [served.view for served in tuple(self._served.values())])
 
-    def give(self, record: Record, pid: int, base: str) -> None:
-        """Makes the container's leaves and attaches them to its proc and sysfs; its init `pid` has not run anything yet.
+    def prepare(self, record: Record, base: str) -> Prepared | None:
+        """Makes the container's leaves, before it has an init; the caller closes them if it comes to nothing.
 
         Runs in the mount namespace where `base` is. A host without FUSE gives none, and says so in the log.
         """
         with ExitStack() as undo:
             try:
-                served = self._serve(record, pid, base, undo)
-                names = {leaf.path: _place(leaf, 0) for leaf in served.leaves} | dict(served.hidden)
-                attach.attach(pid, f"{base}/{DIRECTORY}", names)
-                served.masked = attach.masked(pid, names)
-                ceilings.at_start(names, record.sysctls)
+                served = self._serve(record, base, undo)
+                _begin(served)
+                places = {leaf.path: _place(leaf, 0) for leaf in served.leaves} | dict(served.hidden)
+                trees = mounts.clones(served.directory.fileno(), list(places.values()))
+                for tree in trees:
+                    undo.enter_context(tree)
+            except (OSError, InterceptorError) as error:
+                _without(record, error)
+                return None
+            return Prepared(served, dict(zip(places, trees, strict=True)), undo.pop_all())
+
+    def give(self, record: Record, prepared: Prepared, pid: int) -> None:
+        """Attaches what was prepared to the proc and sysfs of the container, whose init `pid` has not run anything yet."""
+        served = prepared.served
+        with prepared.undo:
+            try:
+                _look(served, pid)
+                served.masked = attach.attach(pid, prepared.trees)
+                if served.computing.tree is None:  # that supervisor may have attached some
+                    served.masked = attach.masked(pid, prepared.trees)
+                ceilings.at_start(prepared.trees, record.sysctls)
             except OSError as error:
-                log.warning("no leaves: /proc shows the host", container=record.id, error=str(error))
+                _without(record, error)
                 return
             with self._lock:
                 self._served[record.id] = served
-            undo.pop_all()
+            for tree in prepared.trees.values():
+                tree.close()
+            prepared.undo.pop_all()
 
     def take_over(self, record: Record, pid: int, base: str) -> None:
         """Goes on serving what an earlier supervisor gave; in the mount namespace where `base` is."""
@@ -113,7 +148,10 @@ class Procfs:
             return
         with ExitStack() as undo:
             try:
-                served = self._serve(record, pid, base, undo)
+                served = self._serve(record, base, undo)
+                _look(served, pid)
+                self._show_inner_again(served)
+                _begin(served)
                 served.masked = attach.masked(pid, [*(leaf.path for leaf in served.leaves), *dict(served.hidden)])
             except (OSError, InterceptorError) as error:
                 log.error("the leaves of /proc are lost", container=record.id, error=str(error))
@@ -122,11 +160,14 @@ class Procfs:
                 self._served[record.id] = served
             undo.pop_all()
 
-    def drop_others(self) -> None:
-        """What an earlier supervisor kept for containers that are gone."""
-        others, self._inherited = self._inherited, {}
-        for key, kept in others.items():
-            assert self._keeper is not None  # noqa: S101 - it gave them
+    def drop_others(self, expected: Collection[str] = ()) -> None:
+        """What an earlier supervisor kept for containers that are gone; those `expected` are yet to be created."""
+        for key in [key for key in self._inherited if key.rpartition("/")[0] not in expected]:
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        kept = self._inherited.pop(key, None)
+        if kept is not None and self._keeper is not None:
             self._keeper.drop(fuse.KEPT, key)
             Fd(kept.fd).close()
 
@@ -154,10 +195,7 @@ class Procfs:
     def devices(self, container_id: str) -> frozenset[DeviceNumber]:
         """The filesystems that its leaves are files of."""
         served = self._served.get(container_id)
-        if served is None:
-            return frozenset()
-        found = (os.stat(kind, dir_fd=served.directory.fileno()).st_dev for kind in KINDS)
-        return frozenset(DeviceNumber(os.major(device), os.minor(device)) for device in found)
+        return frozenset() if served is None else served.devices
 
     def forget(self, container_id: str) -> None:
         """The container is gone; its mounts answer ENOTCONN from now on, wherever somebody kept one. Idempotent."""
@@ -165,6 +203,8 @@ class Procfs:
             served = self._served.pop(container_id, None)
         if served is not None:
             served.mounts.close()
+        for kind in KINDS:
+            self._drop(f"{container_id}/{kind}")
 
     def start(self) -> None:
         """Starts the threads, if they are to be: they stay in the mount namespace that the caller is in."""
@@ -178,42 +218,30 @@ class Procfs:
                 self._follower.start()
             return self._server
 
-    def _serve(self, record: Record, pid: int, base: str, undo: ExitStack) -> Served:
+    def _serve(self, record: Record, base: str, undo: ExitStack) -> Served:
+        """The leaves of a container whose cgroups are not known yet: see `_look`."""
         stack = undo.enter_context(ExitStack())
+        text = Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape")
         namespace = stack.enter_context(Fd(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)))
         root = stack.enter_context(Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
-        table = Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape")
-        view = views.view(
-            Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape"),
-            table,
-            f"/proc/self/fd/{root.fileno()}",
-            init_pid=pid,
-            name=record.id,
-        )
+        view = View({}, name=record.id)
         computed, remembered = files.Computed(), files.Remembered(f"{base}/{WRITTEN}", view, record.sysctls)
         top = f"{base}/{DIRECTORY}"
         owner = (record.ids.first, record.ids.first)
         _make_directories(top)
         made = {}
         for kind, source in (("read", computed), ("write", remembered)):
-            made[kind] = mount = self._mount(f"{record.id}/{kind}", source, owner, direct=kind == "write")
+            made[kind] = mount = self._mount(f"{record.id}/{kind}", f"{top}/{kind}", text, source, owner)
             stack.callback(mount.close)
-            if mount.tree is not None:
-                mounts.move_mount(mount.tree.fileno(), f"{top}/{kind}")
-                undo.callback(mounts.unmount, f"{top}/{kind}")
             mount.add(computed.show(0, view, self._of(kind)) if kind == "read" else remembered.add(self._of(kind)))
-        if not os.path.ismount(f"{top}/file"):
-            _write_constants(top, self._of("file"), view, owner, undo)
+        if made["read"].tree is not None or not os.path.ismount(f"{top}/file"):
+            _write_constants(top, self._of("file"), view, owner)
         directory = stack.enter_context(Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
-        served = Served(
-            view, computed, remembered, directory, namespace, root, table, made["read"], stack.pop_all(), self._table,
-            [(path, _EMPTY[os.path.isdir(path)]) for path in record.hidden if os.path.exists(path)],
+        hidden = [(path, _EMPTY[os.path.isdir(path)]) for path in record.hidden if os.path.exists(path)]
+        return Served(
+            view, computed, remembered, directory, namespace, root, mountinfo.of_cgroups(text), made["read"], made["write"],
+            self._table, hidden, undo.enter_context(stack.pop_all()),
         )  # fmt: skip
-        if made["read"].tree is None:
-            self._show_inner_again(served)
-            for mount in made.values():
-                mount.begin()
-        return served
 
     def _show_inner_again(self, served: Served) -> None:
         """The views of inner containers that an earlier supervisor made, under their numbers and with their inodes."""
@@ -228,13 +256,20 @@ class Procfs:
         prefix = _reach(served, "")
         served.chains[number] = {name: [path.removeprefix(prefix) for path in chain] for name, chain in cgroups.items()}
 
-    def _mount(self, key: str, source: fuse.Source, owner: tuple[int, int], *, direct: bool) -> fuse.Mount:
-        """A new one, or that which an earlier supervisor left."""
-        inherited = self._inherited.pop(key, None)
-        kept = (self._keeper, key) if self._keeper is not None else None
-        if inherited is not None and kept is not None:
-            return self._running().inherit(source, inherited.fd, owner=owner, direct=direct, kept=kept)
-        return self._running().mount(source, name=attach.SOURCE, owner=owner, direct=direct, kept=kept)
+    def _mount(self, key: str, at: str, table: str, source: fuse.Source, owner: tuple[int, int]) -> fuse.Mount:
+        """A new one, attached at `at`, or that which an earlier supervisor left there: `table` is mountinfo's text."""
+        kept, direct = (self._keeper, key) if self._keeper is not None else None, key.endswith("/write")
+        if kept is not None and key in self._inherited and mountinfo.topmost(mountinfo.parse(table), at):
+            return self._running().inherit(source, self._inherited.pop(key).fd, owner=owner, direct=direct, kept=kept)
+        self._drop(key)  # that one died before it had attached it
+        made = self._running().mount(source, name=attach.SOURCE, owner=owner, direct=direct, kept=kept)
+        assert made.tree is not None  # noqa: S101 - it is new
+        try:
+            mounts.move_mount(made.tree.fileno(), at)
+        except OSError:
+            made.close()
+            raise
+        return made
 
     def _of(self, kind: str) -> list[Leaf]:
         return [leaf for leaf in self._table if _kind(leaf) == kind]
@@ -271,6 +306,32 @@ class Procfs:
                 self._show_inner(served, number, cgroups)
                 _write_inner(served)
             return number
+
+
+def _without(record: Record, error: Exception) -> None:
+    log.warning("no leaves: /proc shows the host", container=record.id, error=str(error))
+
+
+def _look(served: Served, pid: int) -> None:
+    """From now on leaves show the cgroups of init `pid`."""
+    membership = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
+    cgroups = views.cgroups(membership, served.table, _reach(served, ""))
+    served.view = View(cgroups, init_pid=pid, name=served.view.name)
+    served.computed.show(0, served.view, ())
+    served.remembered.view = served.view
+
+
+def _begin(served: Served) -> None:
+    """Requests are answered from now on, also those that an earlier supervisor left unanswered."""
+    for mount in (served.computing, served.remembering):
+        if mount.tree is None:
+            mount.begin()
+    served.devices = frozenset(_device(served.directory, kind) for kind in KINDS)
+
+
+def _device(directory: Fd, kind: str) -> DeviceNumber:
+    number = os.stat(kind, dir_fd=directory.fileno()).st_dev
+    return DeviceNumber(os.major(number), os.minor(number))
 
 
 def _free_number(inner: dict[tuple[str, ...], int]) -> int:
@@ -311,12 +372,11 @@ def _make_directories(top: str) -> None:
             os.mkdir(path, 0o711)
 
 
-def _write_constants(top: str, leaves: Sequence[Leaf], view: View, owner: tuple[int, int], undo: ExitStack) -> None:
+def _write_constants(top: str, leaves: Sequence[Leaf], view: View, owner: tuple[int, int]) -> None:
     """What never changes: files of a tmpfs, which nobody can write to afterwards."""
     attributes = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
     with mounts.fresh("tmpfs", [("source", attach.SOURCE), ("mode", "711"), ("size", "1m")], attributes=attributes) as tree:
         mounts.move_mount(tree.fileno(), f"{top}/file")
-    undo.callback(mounts.unmount, f"{top}/file")
     os.mkdir(f"{top}/{_EMPTY[True]}", 0o555)
     with open(f"{top}/{_EMPTY[False]}", "xb") as file:
         os.fchmod(file.fileno(), 0o444)

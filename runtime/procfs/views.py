@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runtime import mountinfo, resources
+from runtime import resources
 from runtime.procfs.leaf import View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from runtime.mountinfo import Mount
 
 
-def view(membership: str, table: str, root: str, *, init_pid: int | None, name: str) -> View:
-    """`membership` is /proc/PID/cgroup's text, `table` that of mountinfo in a mount namespace whose root directory is
-    reachable as `root` ("" for the supervisor's own).
+def cgroups(membership: str, table: Iterable[Mount], root: str) -> Mapping[str, tuple[str, ...]]:
+    """`membership` is /proc/PID/cgroup's text, `table` the mounts of a mount namespace whose root directory is reachable as
+    `root` ("" for the supervisor's own).
     """
-    return View(cgroups(membership, table, root), init_pid=init_pid, name=name)
-
-
-def cgroups(membership: str, table: str, root: str) -> Mapping[str, tuple[str, ...]]:
-    found = resources.directories(membership, mountinfo.parse(table))
+    found = resources.directories(membership, table)
     return {name: tuple(root + directory for directory in chain) for name, chain in found.items()}
 
 

@@ -23,6 +23,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 
+LEAVES = "grep ' - [^ ]* interceptor ' /proc/self/mountinfo | cut -d' ' -f5"
+
 
 @pytest.fixture(params=["runc", "crun"])
 def host(request: pytest.FixtureRequest) -> Iterator[whole.Host]:
@@ -56,6 +58,26 @@ def test_a_container_is_created_and_deleted_though_the_supervisor_has_just_died(
     kill_supervisor(host)
     box.remove()
     assert host.interceptor("ps", "--json").count(box.id) == 0
+
+
+def test_leaves_that_a_dying_supervisor_had_made_are_attached_by_the_next(host: whole.Host) -> None:
+    """By a hook, which runs while the runtime creates the container, and the supervisor makes its leaves."""
+    other = host.box()
+    box = whole.Box(host, whole.ALL, ())
+    host.undo.callback(box.remove)
+    script = f"""
+        for i in $(seq 1000); do grep -q {box.id}/leaves/file /proc/self/mountinfo && break; sleep 0.01; done
+        kill -9 {host.supervisor_pid()}
+        """
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}
+    box.change(lambda values: values.update(hooks={"createRuntime": [hook]}))
+    box.start()
+    for path in ("/proc/stat", "/proc/slabinfo", "/proc/sys/vm/swappiness"):
+        assert f" {path} " in box.sh("cat /proc/self/mountinfo")
+        assert box.sh(f"head -n1 {path}") == other.sh(f"head -n1 {path}") or path == "/proc/stat"
+    box.sh("echo 7 > /proc/sys/vm/swappiness")
+    assert box.sh("cat /proc/sys/vm/swappiness") == "7\n"
+    assert box.sh(LEAVES) == other.sh(LEAVES)
 
 
 def test_sessions_of_exec_are_inherited_too(host: whole.Host) -> None:
