@@ -60,6 +60,8 @@ class Container:
     created_ns: int = 0
     """CLOCK_REALTIME, ns."""
     annotations: dict[str, str] = field(default_factory=dict)
+    cgroup: int = 0
+    """Inode number of its own cgroup in v2's hierarchy, which nobody else has processes in; 0 where it has none."""
     devices: tuple[str, ...] = ()
     """Devices that its device cgroup lets it open, as ``c 10:229`` or ``b 8:*``; see `may_open`."""
 

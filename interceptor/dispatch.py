@@ -20,6 +20,7 @@ import structlog
 from interceptor.agent_pool import GRACE_MS, AgentPool, PinnedAgent
 from interceptor.args import Address, Arch, Decoder, Want
 from interceptor.contexts import ContextsOf
+from interceptor.device_programs import Programs, ProgramsOf
 from interceptor.errors import InterceptorError, NothingToLend, NotificationGone
 from interceptor.modules import HostModules
 from interceptor.native import agentlink
@@ -406,6 +407,7 @@ class Dispatcher:
         self.shown: Shown | None = before.shown if before else None
         self.fresh: Fresh | None = before.fresh if before else None
         self.home: Home = before.home if before else {}
+        self.device_programs: Programs = before.device_programs if before else Programs()
         self.routes = routes.known
         self.quick = routes.quick
         self._plan = routes.plan
@@ -422,6 +424,7 @@ class Dispatcher:
     def close(self) -> None:
         """Ends the container's agents and lets go of its namespaces."""
         self.pool.close()
+        self.device_programs.close()
         self.home.clear()
 
     @property
@@ -673,6 +676,10 @@ class Unreachable:
     def modules(self) -> HostModules:
         raise InterceptorError("a pure handler asked for modules: register it without pure")
 
+    @property
+    def device_programs(self) -> ProgramsOf:
+        raise InterceptorError("a pure handler asked for device programs: register it without pure")
+
 
 class _DoneBefore(Exception):  # noqa: N818 - not an error: the way out of a handler whose work was done already
     def __init__(self, outcome: Outcome) -> None:
@@ -727,6 +734,11 @@ class Reached:
     @property
     def contexts(self) -> ContextsOf:
         return ContextsOf(self._dispatcher.pool.contexts, self.tracee)
+
+    @property
+    def device_programs(self) -> ProgramsOf:
+        dispatcher = self._dispatcher
+        return ProgramsOf(dispatcher.device_programs, dispatcher.container, self.tracee, lambda: self.agent)
 
     def _slow_and_acting(self) -> None:
         _entered = self.agent  # what others do for us changes the world as an agent does

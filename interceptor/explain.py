@@ -292,6 +292,7 @@ class _Reach:
         self.contexts: Any = _Agent()
         self.programs: Any = _Agent()
         self.modules: Any = _Agent()
+        self.device_programs: Any = _Agent()
 
 
 class _NoHost:

@@ -378,6 +378,41 @@ class Modules(Protocol):
         """
 
 
+class DeviceProgram(Protocol):
+    """A program of type BPF_PROG_TYPE_CGROUP_DEVICE that the container has loaded, and has a descriptor for."""
+
+
+class DevicePrograms(Protocol):
+    """Those of one container, and cgroups below its own: `cgroup` and `fd` are descriptors of the tracee's. OSError with the
+    kernel's errno, EPERM for a cgroup that is not the container's.
+    """
+
+    @property
+    def supported(self) -> bool:
+        """Whether the container has a cgroup of its own in v2's hierarchy."""
+
+    def load(self, instructions: bytes, name: bytes) -> int:
+        """Has the kernel verify and load struct bpf_insn; a descriptor to inject, by which `find` knows the program again."""
+
+    def find(self, fd: int) -> DeviceProgram | None:
+        """The program of such a descriptor; None for any other."""
+
+    def open(self, number: int) -> int | None:
+        """Such a descriptor for the program with that number; None for one of which the container has not been told."""
+
+    def information(self, program: DeviceProgram, size: int) -> bytes:
+        """The beginning of its struct bpf_prog_info, without what that points to."""
+
+    def attach(self, program: DeviceProgram, cgroup: int, flags: int, replace: DeviceProgram | None) -> None:
+        """BPF_PROG_ATTACH; `flags` are BPF_F_*."""
+
+    def detach(self, program: DeviceProgram, cgroup: int) -> None:
+        """BPF_PROG_DETACH."""
+
+    def query(self, cgroup: int) -> tuple[int, Sequence[int]]:
+        """How programs are attached to that one cgroup, and their numbers."""
+
+
 Launcher = Callable[[str, "Sequence[bytes]", float], tuple[int, str]]
 """(container's id, argv, seconds) → what Programs.run answers."""
 
@@ -399,6 +434,9 @@ class Reach(Protocol):
 
     @property
     def modules(self) -> Modules: ...
+
+    @property
+    def device_programs(self) -> DevicePrograms: ...
 
 
 @dataclass(slots=True)
@@ -438,6 +476,10 @@ class Call:
     @property
     def modules(self) -> Modules:
         return self.reach.modules
+
+    @property
+    def device_programs(self) -> DevicePrograms:
+        return self.reach.device_programs
 
     def leaves(self, fstype: str) -> Leaves | None:
         """What comes over a fresh proc or sysfs that the tracee mounts."""

@@ -53,6 +53,11 @@ def delegate(pid: int, membership: str, table: Sequence[Mount], ids: IdRange) ->
     return given
 
 
+def unified(given: Iterable[str]) -> int:
+    """Inode number of the one that is v2's, of the directories that `delegate` gave away; 0 for none."""
+    return next((os.stat(directory).st_ino for directory in given if os.path.exists(f"{directory}/cgroup.controllers")), 0)
+
+
 def _below(root: str, path: str) -> str:
     """`path` relative to a mount of `root`, with a leading slash; "" for the root itself and for what lies
     elsewhere.

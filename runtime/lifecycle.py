@@ -266,6 +266,7 @@ class Lifecycle:
         membership = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
         with parts.undo, in_mount_namespace(pending.namespace.fileno()):
             given = cgroups.delegate(pid, membership, parts.hierarchies, record.ids)
+            record.cgroup = cgroups.unified(given)
             if given:  # every hierarchy has all processes; the kernel names those with controllers first
                 records.write(f"{base}/{records.CGROUP}", given[0] + "\n")
             nodes.give(pid, parts.nodes)
@@ -344,5 +345,6 @@ def _note_init(container: Container, record: Record, pid: int, leaves: frozenset
     container.mount_namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
     container.user_namespace = os.stat(f"/proc/{pid}/ns/user").st_ino
     container.pid_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
+    container.cgroup = record.cgroup
     container.leaves = leaves
     container.immutable = frozenset(record.immutable)

@@ -67,6 +67,8 @@ class Record:
     """Policy.hidden, as it was."""
     sysctls: dict[str, int] = field(default_factory=dict)
     """Ceilings.sysctls, as they were."""
+    cgroup: int = 0
+    """Container.cgroup."""
     oom_score: OomScore | None = None
     """What it was lent."""
     filter: list[dict[str, Any]] | None = None
@@ -77,7 +79,7 @@ class Record:
         return Container(
             self.id, self.ids, self.policy, self.image, self.name, self.runtime, self.bundle,
             init_pid=self.init_pid, wait_killable=self.wait_killable, created_ns=self.created_ns,
-            annotations=dict(self.annotations), devices=tuple(self.devices),
+            annotations=dict(self.annotations), devices=tuple(self.devices), cgroup=self.cgroup,
             filter=None if self.filter is None else tuple(self.filter),
         )  # fmt: skip
 

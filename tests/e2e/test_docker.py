@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.root, pytest.mark.engine, pytest.mark.slow]
 
 everywhere = pytest.mark.parametrize("system", VARIANTS, indirect=True, ids=str, scope="module")
+on_cgroup_v2 = pytest.mark.parametrize(
+    "system", [v for v in VARIANTS if v.cgroup_view == "v2"], indirect=True, ids=str, scope="module"
+)
 on_the_main_variant = pytest.mark.parametrize("system", [MAIN], indirect=True, ids=str, scope="module")
 
 INNER_TAR = "/usr/share/interceptor/busybox.tar"
@@ -117,6 +120,31 @@ def test_inner_run_privileged(inner: System) -> None:
     mounted, capabilities = inner.inner("run", "--rm", "--privileged", "busybox", "sh", "-euc", script).splitlines()
     assert mounted == "1"
     assert int(capabilities.split()[1], 16) & (1 << 21), "CAP_SYS_ADMIN"
+
+
+OPEN = "(exec 3</dev/node) 2>/dev/null && echo opens || echo refused"
+"""Whether the device works, which is a FUSE one."""
+
+
+@on_cgroup_v2
+def test_inner_containers_open_the_devices_that_they_were_given(inner: System) -> None:
+    """By device programs of the inner runtime's. Without, an inner container may open what the outer one may."""
+    opens = ("busybox", "sh", "-c", f"mknod /dev/node c 10 229 && {OPEN}")
+    assert inner.inner("run", "--rm", *opens) == "refused"
+    assert inner.inner("run", "--rm", "--device-cgroup-rule", "c 10:229 rwm", *opens) == "opens"
+    assert inner.inner("run", "--rm", "--privileged", *opens) == "opens"
+
+
+@pytest.mark.parametrize("system", [v for v in VARIANTS if v.name == "cgroup-v2"], indirect=True, ids=str, scope="module")
+def test_services_open_the_devices_that_they_were_given(system: System) -> None:
+    """By device programs of systemd's. (From 258 on it asks for a socket program first, and without does without both.)"""
+    system.sh("mknod /dev/node c 10 229")
+    opens = ("sh", "-c", OPEN)
+    run = ("systemd-run", "--quiet", "--pipe", "--wait")
+    assert system.exec(*run, *opens).stdout == "opens\n"
+    assert system.exec(*run, "-p", "DevicePolicy=closed", *opens).stdout == "refused\n"
+    allow = ("-p", "DevicePolicy=closed", "-p", "DeviceAllow=/dev/char/10:229")
+    assert system.exec(*run, *allow, *opens).stdout == "opens\n"
 
 
 @everywhere

@@ -316,6 +316,46 @@ class FakeModules:
 
 
 @dataclass
+class FakeDevicePrograms:
+    """ports.DevicePrograms: programs are their descriptors, `cgroups` what may be changed and what is attached there."""
+
+    supported: bool = True
+    programs: set[int] = field(default_factory=set)
+    cgroups: dict[int, list[int]] = field(default_factory=dict)
+    known: set[int] = field(default_factory=set)
+    done: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def load(self, instructions: bytes, name: bytes) -> int:
+        self.done.append(("load", instructions, name))
+        return 80
+
+    def find(self, fd: int) -> int | None:
+        return fd if fd in self.programs else None
+
+    def open(self, number: int) -> int | None:
+        return 81 if number in self.known else None
+
+    def information(self, program: int, size: int) -> bytes:
+        return bytes([program]) * size
+
+    def attach(self, program: int, cgroup: int, flags: int, replace: int | None) -> None:
+        self._cgroup(cgroup)
+        self.done.append(("attach", program, cgroup, flags, replace))
+
+    def detach(self, program: int, cgroup: int) -> None:
+        self._cgroup(cgroup)
+        self.done.append(("detach", program, cgroup))
+
+    def query(self, cgroup: int) -> tuple[int, Sequence[int]]:
+        return 2, self._cgroup(cgroup)
+
+    def _cgroup(self, fd: int) -> list[int]:
+        if fd not in self.cgroups:
+            raise OSError(errno.EPERM, "not below the container's own cgroup")
+        return self.cgroups[fd]
+
+
+@dataclass
 class FakeReach:
     """ports.Reach."""
 
@@ -324,6 +364,7 @@ class FakeReach:
     contexts: FakeContexts = field(default_factory=FakeContexts)
     programs: FakePrograms = field(default_factory=FakePrograms)
     modules: FakeModules = field(default_factory=FakeModules)
+    device_programs: FakeDevicePrograms = field(default_factory=FakeDevicePrograms)
 
 
 @dataclass
@@ -350,12 +391,13 @@ def ask(
     contexts: FakeContexts | None = None,
     programs: FakePrograms | None = None,
     modules: FakeModules | None = None,
+    device_programs: FakeDevicePrograms | None = None,
     shown: Shown | None = None,
 ) -> Asked:
     """What handler `name` answers; an exception of its goes through."""
     reach = FakeReach(
         tracee or FakeTracee(), agent or FakeAgent(), contexts or FakeContexts(), programs or FakePrograms(),
-        modules or FakeModules(),
+        modules or FakeModules(), device_programs or FakeDevicePrograms(),
     )  # fmt: skip
     call = Call(of or container(), by or policy(), Decision(Do.EMULATE, BUILT_IN), reach, shown)
     asked = Asked(call, reach)
