@@ -27,6 +27,7 @@ from interceptor.errors import AgentError, NothingToLend, NotificationGone
 from interceptor.loops import LoopFlag
 from interceptor.native import agentlink
 from interceptor.native.agentlink import Link, Reply, Request, Slot
+from interceptor.native.blockdevices import device_of
 from interceptor.native.fd import Fd
 from interceptor.policy import Mount
 from interceptor.ports import Namespace, Way
@@ -35,13 +36,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from interceptor.container import IdRange
-    from interceptor.limits import Limits
+    from interceptor.limits import LentDevice, Limits
+    from interceptor.netmounts import Option
     from interceptor.ports import Context, Leaves
     from interceptor.wire import Anchor
 
 IDLE_S = 30.0
 """How long an agent beyond the first one stays without work."""
 _NO_NUMBERS = (0, 0, 0, 0)
+MS_RDONLY = 1
+NETWORK_DEADLINE_MS = 60_000
+"""Servers may be long in answering, or the network in coming up."""
 GRACE_MS = 500
 """The agent's own timer is for the case that we are no more: it comes after ours."""
 
@@ -119,13 +124,15 @@ class AgentPool:
         """The action's reply. Completes `request` with the container's ids and the deadline.
 
         OSError with the tracee's errno; NotificationGone; AgentError when there is no answer before the deadline
-        (waiting for a free agent included), or when the agent died: what it had done by then nobody knows.
+        (waiting for a free agent included), or when the agent died: what it had done by then nobody knows. A request that
+        brings a later deadline than policy's has that one.
         """
-        watch = _Watch(self._limits.agent_deadline_ms, on_slow or self._on_slow)
+        deadline_ms = max(request.deadline_ms, self._limits.agent_deadline_ms)
+        watch = _Watch(deadline_ms, on_slow or self._on_slow)
         ids = self.container_ids
         request.root_uid = request.root_gid = ids.first
         request.id_count = ids.size
-        request.deadline_ms = self._limits.agent_deadline_ms + GRACE_MS
+        request.deadline_ms = deadline_ms + GRACE_MS
         return _checked(request, self._ask(request, watch))
 
     def close(self) -> None:
@@ -581,10 +588,40 @@ class PinnedAgent:
         fds = self._place(at) | {agentlink.CWD: self._subject.cwd_fd}
         self._attach(agentlink.OVERLAY, fds, {agentlink.PATH: at.path} | _given(source, options), mount_flags=flags)
 
+    def mount_device(self, device: LentDevice, at: Anchor, *, name: bytes, flags: int) -> None:
+        fds = self._place(at)
+        texts = {agentlink.PATH: at.path, agentlink.TYPE: device.fstype.encode(), agentlink.SOURCE: name}
+        texts[agentlink.OPTIONS] = b"".join(b"%b\n" % option.encode() for option in device.options)
+        with device_of(device.host, read_only=device.read_only) as number:
+            if device.read_only:
+                flags |= MS_RDONLY
+            self._attach(agentlink.MOUNT_DEVICE, fds, texts, mount_flags=flags, numbers=(number, 0, 0, 0))
+
+    def mount_network(self, fstype: bytes, at: Anchor, *, source: bytes, flags: int, options: Sequence[Option]) -> None:
+        fds = self._place(at) | {agentlink.NETNS: self._subject.namespace_fd(Namespace.NET)}
+        lines = (key.encode() + (b"" if value is None else b"=" + value) for key, value in options)
+        texts = {
+            agentlink.PATH: at.path,
+            agentlink.TYPE: fstype,
+            agentlink.SOURCE: source,
+            agentlink.OPTIONS: b"".join(b"%b\n" % line for line in lines),
+        }
+        self._attach(agentlink.MOUNT_NETWORK, fds, texts, mount_flags=flags, deadline_ms=NETWORK_DEADLINE_MS)
+
     def _attach(
-        self, op: int, fds: dict[int, int], texts: Mapping[int, bytes], *, flags: int = 0, mount_flags: int = 0
+        self,
+        op: int,
+        fds: dict[int, int],
+        texts: Mapping[int, bytes],
+        *,
+        flags: int = 0,
+        mount_flags: int = 0,
+        numbers: tuple[int, int, int, int] = _NO_NUMBERS,
+        deadline_ms: int = 0,
     ) -> None:
-        self.attached = self._act(op, fds, texts, flags=flags, mount_flags=mount_flags).value
+        self.attached = self._act(
+            op, fds, texts, flags=flags, mount_flags=mount_flags, numbers=numbers, deadline_ms=deadline_ms
+        ).value
 
     def mount_id(self, at: Anchor, *, follow: bool) -> int:
         return self._act(
@@ -704,6 +741,7 @@ class PinnedAgent:
         mount_flags: int = 0,
         numbers: tuple[int, int, int, int] = _NO_NUMBERS,
         ids: tuple[int, int] | None = None,
+        deadline_ms: int = 0,
     ) -> Reply:
         """`ids` are fsuid and fsgid where they will own something, and not only be asked for permission."""
         subject = self._subject
@@ -723,6 +761,7 @@ class PinnedAgent:
             fsuid=fsuid,
             fsgid=fsgid,
             groups=subject.groups,
+            deadline_ms=deadline_ms,
         )
         if b"/fd/" in texts.get(agentlink.OPTIONS, b"") + texts.get(agentlink.VALUE, b""):
             self._foresee(request)

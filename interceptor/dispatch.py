@@ -7,6 +7,8 @@ whatever else a handler of ours gets wrong, becomes EIO. None of them becomes CO
 from __future__ import annotations
 
 import errno
+import ipaddress
+import socket
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -673,6 +675,10 @@ class Unreachable:
         raise InterceptorError("a pure handler asked for programs: register it without pure")
 
     @property
+    def names(self) -> HostNames:
+        raise InterceptorError("a pure handler asked for names: register it without pure")
+
+    @property
     def modules(self) -> HostModules:
         raise InterceptorError("a pure handler asked for modules: register it without pure")
 
@@ -701,6 +707,21 @@ class LaunchedPrograms:
         return dispatcher.launch(dispatcher.container.id, argv, dispatcher.patience)
 
 
+class HostNames:
+    """ports.Names for one call."""
+
+    def __init__(self, slow: Callable[[], None]) -> None:
+        self._slow = slow
+
+    def addresses(self, host: str) -> Sequence[str]:
+        self._slow()
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise OSError(errno.EHOSTUNREACH, f"{host}: {error}") from None
+        return list(dict.fromkeys(str(ipaddress.ip_address(str(row[4][0]).partition("%")[0])) for row in found))
+
+
 class Reached:
     """ports.Reach for one call. The agent is what changes the world, so whoever first asks for it has to know whether
     the same call was there before.
@@ -726,6 +747,10 @@ class Reached:
     def programs(self) -> LaunchedPrograms:
         _entered = self.agent  # what is run may change the world as an agent does
         return LaunchedPrograms(self._dispatcher, self._host)
+
+    @property
+    def names(self) -> HostNames:
+        return HostNames(self._host.slow)
 
     @property
     def modules(self) -> HostModules:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from interceptor import policy_file, policy_grammar, policy_limits, registry, stanza
 from interceptor.args import Address, Buffer, Field, Flags, Integer, Kind, String
-from interceptor.limits import HOST_CEILINGS, NETWORK_FILESYSTEMS, Limits
+from interceptor.limits import BLOCK_FILESYSTEMS, HOST_CEILINGS, NETWORK_FILESYSTEMS, Limits
 from interceptor.policy import Do, EngineProfile, LeafScope, Mount, Policy
 
 if TYPE_CHECKING:
@@ -163,7 +163,12 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
         "seccomp": _object({"engine-profile": {"enum": [*EngineProfile], "default": base.engine_profile}}),
         "ids": _object({"size": _count(policy_grammar.ID_RANGE_MAX, base.id_range_size)}),
         "limits": _limits(base.limits),
-        "mount": _object({"fuse": {"type": "object", "additionalProperties": {"type": "string"}, "description": FUSE}}),
+        "mount": _object(
+            {
+                "fuse": {"type": "object", "additionalProperties": {"type": "string"}, "description": FUSE},
+                "devices": {"type": "object", "additionalProperties": _device(), "description": DEVICES},
+            }
+        ),
         "tests": {"type": "array", "items": _case(), "description": "What interceptor policy test tries"},
         "immutable-mounts": _flag(IMMUTABLE, default=base.immutable_mounts),
         "hidden": {"type": "array", "items": {"type": "string", "pattern": "^/(proc|sys)/"}, "description": HIDDEN},
@@ -175,6 +180,7 @@ EXTENDS = "Policies that this one builds on; own entries win, then those of the 
 FILESYSTEMS = 'By filesystem type; "*" is every other one'
 FUSE = "By filesystem type: the program that serves it, inside the container"
 HOST_CEILING = "How far the host's own value may be raised"
+DEVICES = "By name inside (/dev/NAME): the host's block device or image that can be mounted"
 HIDDEN = "Files and directories of proc and sysfs that are empty inside"
 LEAVES = "Which proc and sysfs describe the container instead of the host"
 IMMUTABLE = "umount2(2) of mounts that existed at the start fails with EBUSY"
@@ -260,6 +266,13 @@ def _limits(base: Limits) -> Schema:
             "servers": _object(dict.fromkeys(sorted(set(NETWORK_FILESYSTEMS.values())), servers)),
         }
     )
+
+
+def _device() -> Schema:
+    kinds = {"enum": sorted(BLOCK_FILESYSTEMS)}
+    options = {"type": "array", "items": {"type": "string"}}
+    path, read_only = {"type": "string", "pattern": "^/"}, _flag("Mounted for reading only", default=False)
+    return _object({"from": path, "type": kinds, "read-only": read_only, "options": options}, "from", "type")
 
 
 def _between(first: int, last: int, description: str) -> Schema:

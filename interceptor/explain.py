@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from interceptor import stanza
-from interceptor.args import Arch
+from interceptor.args import Arch, quote
 from interceptor.calltext import parse
 from interceptor.container import Container, IdRange
 from interceptor.dispatch import (
@@ -34,7 +34,7 @@ from interceptor.policy import Caller, Decision, Do, Policy
 from interceptor.ports import AT_FDCWD, Call, Namespace
 from interceptor.refusal import of_line
 from interceptor.stanza import Action
-from interceptor.trace.event import errno_name
+from interceptor.trace.event import errno_name, mask
 from interceptor.trace.record import REFUSED, How
 from interceptor.verdict import Fail, Return, Verdict
 from interceptor.wire import Anchor
@@ -108,11 +108,22 @@ def explained(body: Mapping[str, Any], policy: Policy, rows: Mapping[str, Syscal
     found = explain(asked, policy, Asker(caller, not _of(body, "incapable", bool, False), arch))
     verdict = found.verdict
     return {
-        "policy": policy.name, "call": body["call"], "rung": str(found.rung), "how": str(found.how), "rule": found.rule,
+        "policy": policy.name, "call": _without_secrets(body["call"], asked),
+        "rung": str(found.rung), "how": str(found.how), "rule": found.rule,
         "do": found.do and str(found.do), "errno": errno_name(verdict.errno) if isinstance(verdict, Fail) else None,
         "result": verdict.value if isinstance(verdict, Return) else None, "why": found.why, "remedy": found.remedy,
         "asks": found.asks,
     }  # fmt: skip
+
+
+def _without_secrets(text: str, asked: CallText) -> str:
+    """The question as it was put, but for values that no trace would show either."""
+    for data in asked.memory.values():
+        shown, plain = quote(mask(data)), quote(data)
+        if shown != plain and plain not in text:
+            return f"{asked.row.name}(…)"
+        text = text.replace(plain, shown) if shown != plain else text
+    return text
 
 
 def try_cases(policy: Policy, rows: Mapping[str, Syscall]) -> Iterator[tuple[Case, str]]:
@@ -214,6 +225,8 @@ class _Agent:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, list):  # of options
+        return ",".join(mask(key.encode() + b"=" + (text or b"")).decode(errors="backslashreplace") for key, text in value)
     if isinstance(value, Anchor):
         return value.path.decode(errors="backslashreplace")
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
@@ -291,6 +304,7 @@ class _Reach:
         self.agent: Any = _Agent()
         self.contexts: Any = _Agent()
         self.programs: Any = _Agent()
+        self.names: Any = _Agent()
         self.modules: Any = _Agent()
         self.device_programs: Any = _Agent()
 

@@ -117,6 +117,27 @@ NETWORK_FILESYSTEMS: Mapping[str, str] = {"nfs": "nfs", "nfs4": "nfs", "cifs": "
 """Filesystem type → the name under which a policy lists its servers."""
 
 
+BLOCK_FILESYSTEMS = frozenset(
+    {"btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "ntfs3", "squashfs", "udf", "vfat", "xfs"}
+)
+"""What a device can be lent as: types whose source is one block device."""
+
+
+@dataclass(frozen=True, slots=True)
+class LentDevice:
+    """A block device of the host's, or an image, that a container may mount."""
+
+    host: str
+    """Its path outside."""
+    fstype: str
+    """One of BLOCK_FILESYSTEMS."""
+    rule: str
+    """``file:line`` that lends it."""
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+    """Of the filesystem, as mount(2) takes them; the container chooses none itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Per-container bounds."""

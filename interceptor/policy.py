@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol
 
-from interceptor.limits import Limits
+from interceptor.limits import BLOCK_FILESYSTEMS, LentDevice, Limits
 from interceptor.patterns import bytes_test
 
 BUILT_IN = "(built-in)"
@@ -312,6 +312,8 @@ class Policy:
     engine_profile: EngineProfile = EngineProfile.TIGHTEN
     immutable_mounts: bool = True
     """umount2(2) of mounts that existed when the container was created fails with EBUSY."""
+    devices: Mapping[str, LentDevice] = field(default_factory=dict)
+    """What can be mounted of the host's block devices, by the name (``/dev/NAME``) that the container says."""
     leaves: LeafScope = LeafScope.OWN
     """Where the files of proc and sysfs that would tell of the host are covered, one by one."""
     hidden: tuple[str, ...] = ()
@@ -344,6 +346,17 @@ class Policy:
         name = fstype.decode(errors="surrogateescape")
         table = self.filesystems
         return table.get(name) or table.get(name.partition(".")[0]) or table.get("*") or _KERNELS_ANSWER
+
+    def device(self, source: bytes | None, fstype: bytes) -> LentDevice | None:
+        """What `source` names as a device, for a mount of such a type."""
+        if not self.devices or source is None or fstype.decode(errors="surrogateescape") not in BLOCK_FILESYSTEMS:
+            return None
+        return self.devices.get(source.decode(errors="surrogateescape"))
+
+    @property
+    def device_types(self) -> frozenset[str]:
+        """For which the source decides."""
+        return BLOCK_FILESYSTEMS if self.devices else frozenset()
 
     @property
     def leaves_everywhere(self) -> bool:

@@ -244,6 +244,7 @@ def _fold(order: Sequence[PolicyFile], optional: Iterable[str]) -> Policy:
         engine_profile=_first(f.engine_profile for f in order) or base.engine_profile,
         id_range_size=_first(f.id_range_size for f in order) or base.id_range_size,
         hidden=found if (found := _first(f.hidden for f in order)) is not None else base.hidden,
+        devices={name: d for f in reversed(order) for name, d in f.devices.items()},
         leaves=_first(f.leaves for f in order) or base.leaves,
         immutable_mounts=base.immutable_mounts if (m := _first(f.immutable_mounts for f in order)) is None else m,
         limits=limits_of(f.limits for f in reversed(order)),

@@ -37,7 +37,7 @@ from interceptor.policy import (
     Truth,
     Within,
 )
-from interceptor.policy_limits import Given, fuse_programs, limit_readers, program
+from interceptor.policy_limits import Given, fuse_programs, lent_devices, limit_readers, program
 from interceptor.strict_yaml import (
     List,
     Map,
@@ -61,6 +61,7 @@ from interceptor.strict_yaml import (
 )
 
 if TYPE_CHECKING:
+    from interceptor.limits import LentDevice
     from interceptor.registry import Syscall
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class PolicyFile:
     default: Decision | None = None
     rules: dict[str, tuple[Rule, ...]] = field(default_factory=dict)
     filesystems: dict[str, FilesystemDecision] = field(default_factory=dict)
+    devices: dict[str, LentDevice] = field(default_factory=dict)
     capabilities: str | None = None
     engine_profile: EngineProfile | None = None
     id_range_size: int | None = None
@@ -247,7 +249,15 @@ class _Reader:
         def add(fstype: str, program: str, rule: str) -> None:
             self.file.filesystems.setdefault(fstype, FilesystemDecision(Mount.FUSE, rule, program=program))
 
-        fuse_programs(node, self.problems, add)
+        entries(
+            node,
+            "mount",
+            {
+                "fuse": lambda value: fuse_programs(value, self.problems, add),
+                "devices": lambda value: lent_devices(value, self.problems, self.file.devices),
+            },
+            self.problems,
+        )
 
 
 CAPABILITIES = ("all", "engine")

@@ -12,17 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import PolicyError
 from interceptor.limits import (
+    BLOCK_FILESYSTEMS,
     HOST_CEILINGS,
     NETWORK_FILESYSTEMS,
     RLIM_INFINITY,
     Ceilings,
     Device,
     Devices,
+    LentDevice,
     Limits,
     Module,
     Server,
 )
-from interceptor.strict_yaml import Node, Problems, Scalar, entries, integer, items, mapping, text, unknown, wrong
+from interceptor.strict_yaml import (
+    Node,
+    Problems,
+    Scalar,
+    choice,
+    entries,
+    integer,
+    items,
+    mapping,
+    text,
+    truth,
+    unknown,
+    wrong,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -239,11 +254,51 @@ def program(node: Node) -> str:
 
 
 def fuse_programs(node: Node, problems: Problems, add: Callable[[str, str, str], None]) -> None:
-    """``mount: {fuse: {TYPE: PROGRAM}}``: calls `add` with type, program and ``file:line``."""
+    """``{TYPE: PROGRAM}``: calls `add` with type, program and ``file:line``."""
+    for fstype, (place, name) in mapping(node, "filesystem type: program").entries.items():
+        with problems:
+            add(fstype, program(name), place.rule)
 
-    def fuse(value: Node) -> None:
-        for fstype, (place, name) in mapping(value, "filesystem type: program").entries.items():
-            with problems:
-                add(fstype, program(name), place.rule)
 
-    entries(node, "mount", {"fuse": fuse}, problems)
+# Block devices
+
+_LENT_NAME = re.compile(r"/dev/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,62}")
+_OPTION = re.compile(r"[A-Za-z0-9_]+(=[^,\n\0]{1,200})?")
+
+
+def lent_devices(node: Node, problems: Problems, found: dict[str, LentDevice]) -> None:
+    """``{/dev/NAME: {from: PATH, type: TYPE, read-only: true, options: […]}}``."""
+    for name, (place, value) in mapping(node, "/dev/NAME: device").entries.items():
+        with problems:
+            if not _LENT_NAME.fullmatch(name):
+                raise PolicyError(str(place), f"{name!r}: a device is called /dev/NAME inside")
+            found[name] = _lent_device(value, place.rule, problems)
+
+
+def _lent_device(node: Node, rule: str, problems: Problems) -> LentDevice:
+    given: Given = {"rule": rule}
+    readers: dict[str, Callable[[Node], None]] = {
+        "from": lambda n: given.update(host=_absolute(n)),
+        "type": lambda n: given.update(fstype=choice(n, "filesystem type with a device", BLOCK_FILESYSTEMS)),
+        "read-only": lambda n: given.update(read_only=truth(n)),
+        "options": lambda n: given.update(options=tuple(items(n, _option, problems, "options"))),
+    }
+    entries(node, "a device", readers, problems)
+    for key, name in (("host", "from"), ("fstype", "type")):
+        if key not in given:
+            raise PolicyError(str(node.place), f"a device without `{name}:`; it says what of the host's is mounted as what")
+    return LentDevice(**given)
+
+
+def _absolute(node: Node) -> str:
+    path = text(node, "the path of a block device or an image")
+    if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise wrong(node, "an absolute path of the host's, without ..")
+    return path
+
+
+def _option(node: Node) -> str:
+    option = text(node, "an option of the filesystem")
+    if not _OPTION.fullmatch(option):
+        raise wrong(node, "an option, NAME or NAME=VALUE, without a comma")
+    return option

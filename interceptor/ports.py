@@ -16,7 +16,9 @@ from interceptor.verdict import Fail, Verdict
 
 if TYPE_CHECKING:
     from interceptor.container import Container, DeviceNumber
+    from interceptor.limits import LentDevice
     from interceptor.loops import LoopFlag
+    from interceptor.netmounts import Option
     from interceptor.policy import Decision, FilesystemDecision, Policy, Told
     from interceptor.wire import Anchor
 
@@ -275,6 +277,14 @@ class Agent(Protocol):
     def stand_in(self, at: Anchor, *, name: str, flags: int) -> None:
         """An empty, read-only tmpfs owned by the container's root, in the place of filesystem `name`."""
 
+    def mount_device(self, device: LentDevice, at: Anchor, *, name: bytes, flags: int) -> None:
+        """The host's block device or image, id-mapped by the tracee's user namespace; `name` is what it is called inside.
+        OSError(EINVAL) where the filesystem cannot be id-mapped.
+        """
+
+    def mount_network(self, fstype: bytes, at: Anchor, *, source: bytes, flags: int, options: Sequence[Option]) -> None:
+        """A network filesystem through the tracee's network namespace; waits for its server for a minute."""
+
     def overlay(self, at: Anchor, *, source: bytes | None, flags: int, options: bytes | None) -> None:
         """An overlay mounted by the container's root kuid with host capabilities; layers resolved as the tracee would."""
 
@@ -413,6 +423,13 @@ class DevicePrograms(Protocol):
         """How programs are attached to that one cgroup, and their numbers."""
 
 
+class Names(Protocol):
+    """The host's resolver."""
+
+    def addresses(self, host: str) -> Sequence[str]:
+        """Of a name, in their shortest form; OSError(EHOSTUNREACH) where there are none. Slow."""
+
+
 Launcher = Callable[[str, "Sequence[bytes]", float], tuple[int, str]]
 """(container's id, argv, seconds) → what Programs.run answers."""
 
@@ -431,6 +448,9 @@ class Reach(Protocol):
 
     @property
     def programs(self) -> Programs: ...
+
+    @property
+    def names(self) -> Names: ...
 
     @property
     def modules(self) -> Modules: ...
@@ -472,6 +492,10 @@ class Call:
     @property
     def programs(self) -> Programs:
         return self.reach.programs
+
+    @property
+    def names(self) -> Names:
+        return self.reach.names
 
     @property
     def modules(self) -> Modules:

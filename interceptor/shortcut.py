@@ -73,12 +73,14 @@ def filesystem_types(policy: Policy, because: str) -> tuple[Type, ...]:
     """Policy's filesystems as far as C can tell them apart: those that are the kernel's, and those with a stand-in."""
     if any(len(name.encode()) > NAME_MAX for name in policy.filesystems):
         return (Type("", None),)
-    names = sorted(name for name in policy.filesystems if name != "*")
+    names = sorted({name for name in policy.filesystems if name != "*"} | policy.device_types)
     return tuple(_type(name, policy, because) for name in [*names, ""])
 
 
 def _type(name: str, policy: Policy, because: str) -> Type:
     choice = policy.filesystem(name.encode())
+    if name in policy.device_types:
+        return Type(name, None)
     match choice.mount:
         case Mount.NATIVE:
             return Type(name, Ending(How.CONTINUED, choice.rule, because))

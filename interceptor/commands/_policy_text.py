@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from interceptor import stanza
 from interceptor.args import Flags, Integer
 from interceptor.explain import Rung
-from interceptor.limits import RLIM_INFINITY
+from interceptor.limits import RLIM_INFINITY, LentDevice
 from interceptor.policy import Do, FlagSet, Mount, Numbers, Policy, Text, Truth, Within
 from interceptor.policy_limits import KNOWN_DEVICES, RLIMITS, UNLIMITED
 from interceptor.policy_text import number
@@ -39,7 +39,14 @@ def describe(policy: Policy, rows: Mapping[str, Syscall]) -> str:
         width = max(map(len, policy.filesystems))
         for fstype, decision in sorted(policy.filesystems.items(), key=lambda item: (item[0] == "*", item[0])):
             lines.append(_placed(f"{fstype.ljust(width)}  {_filesystem(decision)}", decision.rule))
+    if policy.devices:
+        lines += ["", "devices that can be mounted"]
+        lines += [_placed(_lent(name, device), device.rule) for name, device in sorted(policy.devices.items())]
     return "\n".join(printable(line) for line in lines)
+
+
+def _lent(name: str, device: LentDevice) -> str:
+    return f"{name}  {device.fstype} of {device.host}{', read-only' if device.read_only else ''}"
 
 
 def compiled(policy: Policy, rows: Mapping[str, Syscall]) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from interceptor.args import PAGE_SIZE, Flags, String
+from interceptor.limits import NETWORK_FILESYSTEMS
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Context, Namespace
 from interceptor.registry import Needs, handles
@@ -46,16 +47,24 @@ def fsopen(call: Call, args: FsopenArgs) -> Verdict:
     call.rule = choice.rule
     if args.flags & ~int(FsopenFlag.FSOPEN_CLOEXEC):
         return Continue(because="flags that do not exist are the kernel's to refuse")
+    if _takes_mount(call, args.fsname, choice.mount):
+        call.why = "what it is mounted of decides, which only mount(2) says at once: fall back on that"
+        return Fail(errno.ENOSYS)
     if choice.mount is Mount.NATIVE or (choice.mount is Mount.EMULATE and args.fsname not in _EMULATED):
         return Continue(because="the kernel opens it with what the tracee has itself")
-    if choice.mount is Mount.FUSE:
-        call.why = "a program mounts it, which takes a path: fall back on mount(2)"
-        return Fail(errno.ENOSYS)
     twin = choice.mount is Mount.EMULATE and args.fsname == b"overlay"
     if twin and call.tracee.in_nested_user_namespace:
         return Continue(because="trusted attributes are lent to the container's own user namespace only")
     context = call.agent.open_context(Context(args.fsname, choice), twin=twin)
     return AddFd(context, cloexec=bool(args.flags & FsopenFlag.FSOPEN_CLOEXEC))
+
+
+def _takes_mount(call: Call, fsname: bytes, choice: Mount) -> bool:
+    """A FUSE program wants source and target, a device or a server that is lent is known by its name."""
+    name = fsname.decode(errors="surrogateescape")
+    if name in call.policy.device_types or choice is Mount.FUSE:
+        return True
+    return choice is Mount.EMULATE and name in NETWORK_FILESYSTEMS
 
 
 _EMULATED = frozenset({b"proc", b"sysfs", b"overlay"})

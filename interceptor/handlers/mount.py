@@ -13,8 +13,9 @@ import errno
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from interceptor import loops
+from interceptor import loops, netmounts
 from interceptor.args import Flags, OptionalCStr, OptionalData, Path
+from interceptor.limits import NETWORK_FILESYSTEMS, LentDevice
 from interceptor.loops import LoopFlag
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Namespace
@@ -91,24 +92,29 @@ class MountArgs:
         when=Masked("flags", ANOTHER_MOUNT | PROPAGATION | NOUSER, 0),
     ),
     note="New mounts only. proc, sysfs and overlay are emulated; debugfs, tracefs and securityfs get an empty stand-in; "
-    "others are the kernel's, or a FUSE program's of the container's own, by policy.",
+    "others are the kernel's, a FUSE program's of the container's own, or of a device or server that is lent, by policy.",
     redo=Redo.DETECTABLE,
 )
 def mount(call: Call, args: MountArgs) -> Verdict:
     if not args.fstype or _flags(args) & NOUSER:
         return Continue(because="a new mount without a type, or with flags of the kernel's own, is the kernel's to refuse")
-    choice = call.policy.filesystem(args.fstype)
+    device = call.policy.device(args.source, args.fstype)
+    return _by_type(call, args, args.fstype) if device is None else _device(call, args, device)
+
+
+def _by_type(call: Call, args: MountArgs, name: bytes) -> Verdict:
+    choice = call.policy.filesystem(name)
     call.rule = choice.rule
     match choice.mount:
         case Mount.DENY:
-            fstype = args.fstype.decode(errors="replace")
+            fstype = name.decode(errors="replace")
             return call.deny(choice.errno, f"filesystem type {fstype!r}", allow=f"filesystems: {{{fstype}: emulate}}")
         case Mount.STAND_IN:
             return _stand_in(call, args)
         case Mount.FUSE:
             return _program(call, args, choice.program)
-        case Mount.EMULATE if args.fstype in _EMULATED:
-            return _EMULATED[args.fstype](call, args)
+        case Mount.EMULATE if name in _EMULATED:
+            return _EMULATED[name](call, args)
         case _:
             return Continue(because="the kernel mounts it with what the tracee has itself")
 
@@ -205,13 +211,55 @@ def _overlay(call: Call, args: MountArgs) -> Verdict:
     return Return()
 
 
+def _device(call: Call, args: MountArgs, device: LentDevice) -> Verdict:
+    """A block device or an image of the host's; what of it is not policy's is the kernel's to say."""
+    call.rule = device.rule
+    if call.tracee.in_nested_user_namespace:
+        return Continue(because="devices are lent to the container's own user namespace only")
+    if _text(args.fstype) != device.fstype:
+        call.why = f"policy lends it as {device.fstype}"
+        return Fail(errno.EINVAL)
+    own = set(device.options) | {"ro" if _flags(args) & MountFlag.MS_RDONLY else "rw"}
+    if unknown := [word for word in _text(args.data).split(",") if word and word not in own]:
+        call.why = f"option {unknown[0].partition('=')[0]!r}: the options of a device are policy's"
+        return Fail(errno.EINVAL)
+    if device.read_only and not _flags(args) & MountFlag.MS_RDONLY:
+        call.why = "policy lends it for reading: mount -o ro"
+        return Fail(errno.EACCES)
+    call.agent.mount_device(device, call.tracee.anchor(args.target), name=args.source or b"", flags=_flags(args))
+    return Return()
+
+
 def _network(call: Call, args: MountArgs) -> Verdict:
-    call.why = f"{_text(args.fstype)} cannot be mounted for a container by this version; mount it outside, as a volume"
-    return Fail(errno.ENODEV)
+    """An export of a server that policy lists, at an address that is that server's: the kernel would go wherever it is told."""
+    if call.tracee.in_nested_user_namespace:
+        return Continue(because="servers are lent to the container's own user namespace only")
+    fstype, source = _text(args.fstype), args.source or b""
+    kind = NETWORK_FILESYSTEMS[fstype]
+    where = netmounts.place(kind, source)
+    if where is None:
+        call.why = "source: neither HOST:/EXPORT nor //HOST/SHARE"
+        return Fail(errno.EINVAL)
+    server = call.policy.limits.server(fstype, where.host, where.export)
+    if server is None:
+        listed = source.decode()
+        allow = "" if {'"', "\\"} & set(listed) else f'limits: {{servers: {{{kind}: ["{listed}"]}}}}'
+        return call.deny(errno.EPERM, "source: no server that the policy lists", allow=allow)
+    call.rule = server.rule
+    addresses = [where.address] if where.address else call.names.addresses(where.host)
+    ids = call.container.ids
+    try:
+        options = netmounts.vet(where, source, args.data or b"", addresses, ids.first, ids.size)
+    except netmounts.Refused as refused:
+        call.why = f"data: {refused}"
+        return Fail(errno.EINVAL)
+    at = call.tracee.anchor(args.target)
+    call.agent.mount_network(args.fstype or b"", at, source=source, flags=_flags(args), options=options)
+    return Return()
 
 
 _EMULATED = {b"proc": _proc, b"sysfs": _sysfs, b"overlay": _overlay}
-_EMULATED |= dict.fromkeys((b"nfs", b"nfs4", b"cifs", b"smb3"), _network)
+_EMULATED |= {fstype.encode(): _network for fstype in NETWORK_FILESYSTEMS}
 
 
 def _flags(args: MountArgs) -> int:

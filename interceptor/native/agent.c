@@ -65,6 +65,8 @@ static const struct action {
 	[AGENT_FSMOUNT] = { act_fsmount, THERE | FD(USERNS), 0 },
 	[AGENT_OPEN_ROOT] = { act_open_root, THERE | FD(USERNS) | FD(CONTEXT), 0 },
 	[AGENT_MOVE_MOUNT] = { act_move_mount, THERE | FD(CONTEXT), TEXT(PATH) },
+	[AGENT_MOUNT_DEVICE] = { act_mount_device, THERE | FD(USERNS), TEXT(PATH) | TEXT(TYPE) | TEXT(SOURCE) },
+	[AGENT_MOUNT_NETWORK] = { act_mount_network, THERE | FD(USERNS) | FD(NETNS), TEXT(PATH) | TEXT(TYPE) | TEXT(SOURCE) },
 	[AGENT_LOOP_ATTACH] = { act_loop_attach, THERE | FD(USERNS), TEXT(PATH) },
 	[AGENT_LOOP_DETACH] = { act_loop_detach, THERE | FD(USERNS), TEXT(PATH) },
 	[AGENT_LOOP_STATUS] = { act_loop_status, THERE | FD(USERNS), TEXT(PATH) },

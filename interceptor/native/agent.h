@@ -156,6 +156,8 @@ long act_read(struct call *call); /* agent_read.c */
 long act_loop_attach(struct call *call); /* agent_loop.c */
 long act_loop_detach(struct call *call);
 long act_loop_status(struct call *call);
+long act_mount_device(struct call *call); /* agent_backed.c */
+long act_mount_network(struct call *call);
 
 /* agent_filter.c: from here on only the system calls of the list; any other ends the process. */
 long filter_install(void);

@@ -46,6 +46,9 @@ enum agent_op {
 	AGENT_LOOP_ATTACH = 112, /* attaches the file CONTEXT; without one, changes what AGENT_LOOP_* (number[0]) say */
 	AGENT_LOOP_DETACH = 113, /* number[0]: AGENT_LOOP_* that it must have */
 	AGENT_LOOP_STATUS = 114, /* value = AGENT_LOOP_* of what is attached; -1: nothing is */
+	/* Filesystems with something behind them; agent_backed.c. OPTIONS is a list, each ended by '\n'. */
+	AGENT_MOUNT_DEVICE = 115, /* the block device number[0] as TYPE, id-mapped by USERNS, at PATH; SOURCE is its name inside */
+	AGENT_MOUNT_NETWORK = 116, /* SOURCE as TYPE through NETNS, at PATH */
 	AGENT_OPS = 144,
 };
 

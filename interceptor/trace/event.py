@@ -106,6 +106,8 @@ def _masked(args: Any) -> Any:
     """`args` without secrets; the same object when it has none."""
     values = {f.name: getattr(args, f.name) for f in dataclasses.fields(args)}
     masked = {name: mask(v) for name, v in values.items() if isinstance(v, bytes)}
+    if isinstance(key := values.get("key"), bytes) and mask(key + b"=x") != key + b"=x" and masked.get("value"):
+        masked["value"] = b"***"  # fsconfig(2): one option in two arguments
     changed = {name: v for name, v in masked.items() if v != values[name]}
     return dataclasses.replace(args, **changed) if changed else args
 

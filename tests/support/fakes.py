@@ -15,7 +15,9 @@ from interceptor.wire import Anchor
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from interceptor.limits import LentDevice
     from interceptor.loops import LoopFlag
+    from interceptor.netmounts import Option
     from interceptor.verdict import Verdict
 
 IDS = IdRange(1 << 20, 1 << 16)
@@ -193,6 +195,12 @@ class FakeAgent:
     def stand_in(self, at: Anchor, *, name: str, flags: int) -> None:
         self._do("stand_in", at, name, flags)
 
+    def mount_device(self, device: LentDevice, at: Anchor, *, name: bytes, flags: int) -> None:
+        self._do("mount_device", device.host, at, name, flags)
+
+    def mount_network(self, fstype: bytes, at: Anchor, *, source: bytes, flags: int, options: Sequence[Option]) -> None:
+        self._do("mount_network", fstype, at, source, flags, list(options))
+
     def overlay(self, at: Anchor, *, source: Any, flags: int, options: Any) -> None:
         self._do("overlay", at, source, flags, options)
 
@@ -356,6 +364,18 @@ class FakeDevicePrograms:
 
 
 @dataclass
+class FakeNames:
+    """ports.Names."""
+
+    known: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    def addresses(self, host: str) -> Sequence[str]:
+        if host not in self.known:
+            raise OSError(errno.EHOSTUNREACH, host)
+        return self.known[host]
+
+
+@dataclass
 class FakeReach:
     """ports.Reach."""
 
@@ -365,6 +385,7 @@ class FakeReach:
     programs: FakePrograms = field(default_factory=FakePrograms)
     modules: FakeModules = field(default_factory=FakeModules)
     device_programs: FakeDevicePrograms = field(default_factory=FakeDevicePrograms)
+    names: FakeNames = field(default_factory=FakeNames)
 
 
 @dataclass
@@ -392,12 +413,13 @@ def ask(
     programs: FakePrograms | None = None,
     modules: FakeModules | None = None,
     device_programs: FakeDevicePrograms | None = None,
+    names: FakeNames | None = None,
     shown: Shown | None = None,
 ) -> Asked:
     """What handler `name` answers; an exception of its goes through."""
     reach = FakeReach(
         tracee or FakeTracee(), agent or FakeAgent(), contexts or FakeContexts(), programs or FakePrograms(),
-        modules or FakeModules(), device_programs or FakeDevicePrograms(),
+        modules or FakeModules(), device_programs or FakeDevicePrograms(), names or FakeNames(),
     )  # fmt: skip
     call = Call(of or container(), by or policy(), Decision(Do.EMULATE, BUILT_IN), reach, shown)
     asked = Asked(call, reach)

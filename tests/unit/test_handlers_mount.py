@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from support.fakes import FakeAgent, FakePrograms, FakeTracee, ask, policy
+from support.fakes import Asked, FakeAgent, FakeNames, FakePrograms, FakeTracee, ask, policy
 
 from interceptor.handlers.mount import MountArgs, MountFlag
+from interceptor.limits import LentDevice, Limits, Server
 from interceptor.policy import FilesystemDecision, Mount
 from interceptor.ports import Namespace
 from interceptor.registry import load
+from interceptor.shortcut import filesystem_types
 from interceptor.stanza import outside, reach
 from interceptor.verdict import Continue, Fail, Return
 from interceptor.wire import Anchor
@@ -195,9 +198,156 @@ def test_a_program_is_run_for_the_containers_root_in_its_own_mount_namespace(tra
     assert programs.ran == []
 
 
-@pytest.mark.parametrize("fstype", ["nfs", "nfs4", "cifs", "smb3"])
-def test_network_filesystems_are_refused_with_the_reason(fstype: str) -> None:
-    by = policy(filesystems={fstype: FilesystemDecision(Mount.EMULATE, "a.yaml:3")})
-    asked = ask("mount", of_type(fstype.encode()), by=by)
-    assert asked.verdict == Fail(errno.ENODEV)
-    assert "as a volume" in asked.call.why
+# -- servers -----------------------------------------------------------------------------------------------------------
+
+SERVERS = {
+    "nfs": (Server("10.1.0.0/16", "/srv/*", "a.yaml:5"), Server("*.example.org", "/home", "a.yaml:6")),
+    "cifs": (Server("files.example.org", "team-*", "a.yaml:7"),),
+}
+NETWORK = policy(
+    filesystems={t: FilesystemDecision(Mount.EMULATE, "a.yaml:3") for t in ("nfs", "nfs4", "cifs", "smb3")},
+    limits=Limits(servers=SERVERS),
+)
+NAMES = FakeNames({"nas.example.org": ["10.9.0.1", "2001:db8::1"], "files.example.org": ["10.9.0.2"]})
+
+
+def network(fstype: bytes, source: bytes | None, data: bytes | None = None, **who: Any) -> Asked:
+    return ask("mount", MountArgs(source, b"/mnt", fstype, 0, data), by=NETWORK, names=NAMES, **who)
+
+
+@pytest.mark.parametrize(
+    ("fstype", "source", "data", "rule", "options"),
+    [
+        (b"nfs", b"10.1.2.3:/srv/a", None, 5, [("addr", b"10.1.2.3")]),
+        (b"nfs4", b"10.1.2.3:/srv/a", b"vers=4.2,addr=10.1.2.3,clientaddr=10.0.0.1", 5,
+         [("vers", b"4.2"), ("addr", b"10.1.2.3"), ("clientaddr", b"10.0.0.1")]),
+        (b"nfs", b"NAS.example.org:/home", None, 6, None),
+        (b"nfs", b"nas.example.org:/home", b"addr=2001:db8:0::1,sec=sys,hard", 6,
+         [("addr", b"2001:db8::1"), ("sec", b"sys"), ("hard", None)]),
+        (b"cifs", b"//files.example.org/team-a/sub", b"user=u,pass=a,,b=c,uid=1000,unc=\\\\files.example.org\\team-a\\sub", 7,
+         [("user", b"u"), ("pass", b"a,b=c"), ("uid", b"1049576"), ("ip", b"10.9.0.2"), ("gid", b"1048576"),
+          ("unc", b"\\\\files.example.org\\team-a\\sub"), ("nodfs", None)]),
+    ],
+)  # fmt: skip
+def test_a_server_that_is_listed(fstype: bytes, source: bytes, data: bytes | None, rule: int, options: Any) -> None:
+    if options is None:
+        with pytest.raises(OSError, match="NAS") as caught:
+            network(fstype, source, data)
+        assert caught.value.errno == errno.EHOSTUNREACH
+        return
+    asked = network(fstype, source, data)
+    assert asked.verdict == Return()
+    assert asked.done == [("mount_network", fstype, Anchor(b"/mnt"), source, 0, options)]
+    assert asked.call.rule == f"a.yaml:{rule}"
+
+
+@pytest.mark.parametrize(
+    ("fstype", "source"),
+    [
+        (b"nfs", b"10.2.0.1:/srv/a"), (b"nfs", b"10.1.2.3:/etc"), (b"nfs", b"10.1.2.3:/srv/../etc"),
+        (b"nfs", b"nas.example.com:/home"),
+        (b"nfs", b"[::ffff:10.1.2.3]:/srv/a"), (b"cifs", b"//other/team-a"), (b"cifs", b"//files.example.org/private"),
+        (b"cifs", b"//files.example.org/team-a/../private"),
+    ],
+)  # fmt: skip
+def test_one_that_is_not(fstype: bytes, source: bytes) -> None:
+    asked = network(fstype, source, b"pass=secret")
+    assert asked.verdict == Fail(errno.EPERM)
+    assert asked.call.allow.startswith("limits: {servers: {"), asked.call.allow
+    assert "secret" not in asked.call.allow + asked.call.why
+    assert asked.done == []
+
+
+@pytest.mark.parametrize(
+    ("fstype", "source", "data", "why"),
+    [
+        (b"nfs", None, None, "source"),
+        (b"nfs", b"nas", None, "source"),
+        (b"nfs", b"10.1.2.3:/srv/a\n", None, "source"),
+        (b"cifs", b"//files.example.org", None, "source"),
+        (b"nfs", b"0x0a010203:/srv/a", None, "source"),
+        (b"nfs", b"10.66051:/srv/a", None, "source"),
+        (b"nfs", b"10.1.2.3:/srv/a", b"addr=10.1.2.4", "addr="),
+        (b"nfs", b"nas.example.org:/home", b"addr=10.1.2.3", "addr="),
+        (b"nfs", b"10.1.2.3:/srv/a", b"mountaddr=10.9.9.9", "mountaddr="),
+        (b"nfs", b"10.1.2.3:/srv/a", b"mounthost=other", "mounthost="),
+        (b"nfs", b"10.1.2.3:/srv/a", b"sec=krb5", "sec="),
+        (b"nfs", b"10.1.2.3:/srv/a", b"fsc", "fsc="),
+        (b"cifs", b"//files.example.org/team-a", b"ip=10.0.0.1", "ip="),
+        (b"cifs", b"//files.example.org/team-a", b"unc=//other/team-a", "unc="),
+        (b"cifs", b"//files.example.org/team-a", b"sec=krb5", "sec="),
+        (b"cifs", b"//files.example.org/team-a", b"uid=65536", "uid="),
+        (b"cifs", b"//files.example.org/team-a", b"gid=-1", "gid="),
+        (b"cifs", b"//files.example.org/team-a", b"prefixpath=../../private", "prefixpath="),
+        (b"cifs", b"//files.example.org/team-a", b"pass=a\nip=10.0.0.1", "pass="),
+    ],
+)
+def test_what_would_lead_elsewhere(fstype: bytes, source: bytes | None, data: bytes | None, why: str) -> None:
+    asked = network(fstype, source, data)
+    assert asked.verdict == Fail(errno.EINVAL)
+    assert why in asked.call.why
+    assert "10." not in asked.call.why.replace(source.decode() if source else "", "").replace("10.1.2.3", "")
+    assert asked.done == []
+
+
+def test_a_nested_user_namespace_has_no_servers() -> None:
+    asked = network(b"nfs", b"10.1.2.3:/srv/a", tracee=FakeTracee(in_nested_user_namespace=True))
+    assert isinstance(asked.verdict, Continue)
+
+
+# -- devices -----------------------------------------------------------------------------------------------------------
+
+LENT = policy(
+    devices={
+        "/dev/data": LentDevice("/srv/data.ext4", "ext4", "a.yaml:4", options=("noload",)),
+        "/dev/tools": LentDevice("/dev/vg0/tools", "squashfs", "a.yaml:5", read_only=True),
+    }
+)
+
+
+def of_device(source: bytes | None, fstype: bytes, flags: int = 0, data: bytes | None = None, **who: Any) -> Asked:
+    return ask("mount", MountArgs(source, b"/mnt", fstype, flags, data), by=LENT, **who)
+
+
+def test_a_device_that_is_lent() -> None:
+    asked = of_device(b"/dev/data", b"ext4", MountFlag.MS_NOSUID, b"rw,noload")
+    assert asked.verdict == Return()
+    assert asked.done == [("mount_device", "/srv/data.ext4", Anchor(b"/mnt"), b"/dev/data", MountFlag.MS_NOSUID)]
+    assert asked.call.rule == "a.yaml:4"
+
+
+@pytest.mark.parametrize(
+    ("source", "fstype", "data", "number"),
+    [
+        (b"/dev/data", b"xfs", None, errno.EINVAL),
+        (b"/dev/data", b"ext4", b"errors=panic", errno.EINVAL),
+        (b"/dev/data", b"ext4", b"journal_path=/dev/sda", errno.EINVAL),
+        (b"/dev/tools", b"squashfs", None, errno.EACCES),
+    ],
+)
+def test_what_is_policys_to_say(source: bytes, fstype: bytes, data: bytes | None, number: int) -> None:
+    asked = of_device(source, fstype, 0, data)
+    assert asked.verdict == Fail(number)
+    assert asked.call.why
+    assert asked.done == []
+
+
+@pytest.mark.parametrize(
+    ("source", "fstype"),
+    [(b"/dev/data", b"tmpfs"), (b"/dev/sda", b"ext4"), (None, b"ext4"), (b"/dev/data\xff", b"ext4")],
+)
+def test_everything_else_is_as_without(source: bytes | None, fstype: bytes) -> None:
+    assert isinstance(of_device(source, fstype).verdict, Continue)
+
+
+def test_a_nested_user_namespace_has_no_devices() -> None:
+    nested = of_device(b"/dev/data", b"ext4", tracee=FakeTracee(in_nested_user_namespace=True))
+    assert isinstance(nested.verdict, Continue)
+
+
+def test_c_leaves_types_of_devices_to_the_handler() -> None:
+    types = {t.name: t.ending for t in filesystem_types(LENT, "")}
+    assert types["ext4"] is None
+    assert types["xfs"] is None
+    assert types[""] is not None
+    assert "ext4" not in {t.name for t in filesystem_types(policy(), "")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from support.policy_rows import ROWS, policy, write
 
 from interceptor import policy_file
-from interceptor.limits import RLIM_INFINITY, Ceilings, Device, Limits, Server
+from interceptor.limits import RLIM_INFINITY, Ceilings, Device, LentDevice, Limits, Server
 from interceptor.policy import FilesystemDecision, Mount
 from interceptor.strict_yaml import PolicyErrors
 
@@ -63,6 +64,44 @@ def test_numbers(limits: Limits) -> None:
 def test_loop_devices(tmp_path: Path) -> None:
     assert policy(tmp_path, "default: native\nlimits: {loop-devices: 256}\n").limits.loop_devices == 256
     assert Limits().loop_devices == 0
+
+
+LENT = """\
+default: native
+mount:
+  devices:
+    /dev/data: {from: /srv/data.ext4, type: ext4, options: [noload, commit=30]}
+    /dev/tools: {from: /dev/vg0/tools, type: squashfs, read-only: true}
+"""
+
+
+def test_devices_that_are_lent(tmp_path: Path) -> None:
+    found = policy(tmp_path, LENT).devices
+    file = tmp_path / "default.yaml"
+    assert found == {
+        "/dev/data": LentDevice("/srv/data.ext4", "ext4", f"{file}:4", options=("noload", "commit=30")),
+        "/dev/tools": LentDevice("/dev/vg0/tools", "squashfs", f"{file}:5", read_only=True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("/srv/data: {from: /a, type: ext4}", "/dev/NAME"),
+        ("/dev/a/b: {from: /a, type: ext4}", "/dev/NAME"),
+        ("/dev/.a: {from: /a, type: ext4}", "/dev/NAME"),
+        ("/dev/a: {from: a, type: ext4}", "absolute path"),
+        ("/dev/a: {from: /a/../b, type: ext4}", "absolute path"),
+        ("/dev/a: {from: /a, type: nfs}", "filesystem type"),
+        ("/dev/a: {from: /a}", "`type:`"),
+        ("/dev/a: {type: ext4}", "`from:`"),
+        ("/dev/a: {from: /a, type: ext4, options: ['a,b']}", "without a comma"),
+        ("/dev/a: {from: /a, type: ext4, read-only: yes}", "true or false"),
+    ],
+)
+def test_devices_that_are_none(tmp_path: Path, entry: str, says: str) -> None:
+    with pytest.raises(PolicyErrors, match=re.escape(says)):
+        policy(tmp_path, f"default: native\nmount:\n  devices:\n    {entry}\n")
 
 
 def test_devices(tmp_path: Path, limits: Limits) -> None:

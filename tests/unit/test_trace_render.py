@@ -37,7 +37,18 @@ class MountArgs:
     data: OptionalData
 
 
-ROWS: Any = {"mount": SimpleNamespace(signature=Signature.of(MountArgs))}
+@dataclass(frozen=True, slots=True)
+class OptionArgs:
+    """Of fsconfig(2), what is text."""
+
+    key: OptionalCStr
+    value: OptionalCStr
+
+
+ROWS: Any = {
+    "mount": SimpleNamespace(signature=Signature.of(MountArgs)),
+    "fsconfig": SimpleNamespace(signature=Signature.of(OptionArgs)),
+}
 PROC = MountArgs(b"proc", b"/proc", b"proc", 6, None)
 
 
@@ -187,6 +198,10 @@ def test_secrets_are_masked(data: bytes, shown: bytes) -> None:
 
 
 def test_no_form_shows_a_secret() -> None:
+    option = event(record(call="fsconfig", args=OptionArgs(b"password", b"hunter2")), ROWS)
+    assert option["args"] == {"key": "password", "value": "***"}
+    plain = event(record(call="fsconfig", args=OptionArgs(b"vers", b"3")), ROWS)
+    assert plain["args"] == {"key": "vers", "value": "3"}
     secret = event(record(args=MountArgs(b"//s/x", b"/m", b"cifs", 0, b"user=u,password=hunter2")), ROWS)
     assert "hunter2" not in json.dumps(secret)
     assert secret["args"]["data"] == "user=u,password=***"
