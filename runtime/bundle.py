@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import ConfigError
@@ -24,7 +23,8 @@ ORIGINAL = "config.json.original"
 def read(path: str) -> dict[str, Any]:
     """A JSON object; ConfigError with the path for anything else."""
     try:
-        found = json.loads(Path(path).read_text())
+        with open(path, "rb") as file:
+            found = json.loads(file.read())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

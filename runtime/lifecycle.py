@@ -12,11 +12,11 @@ import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interceptor import registry
 from interceptor.errors import InterceptorError
+from interceptor.native import files
 from interceptor.native.namespaces import in_mount_namespace
 from interceptor.policy import LeafScope
 from runtime import (
@@ -250,7 +250,7 @@ class Lifecycle:
         if virtual:
             self._procfs.start()
         with ExitStack() as undo, in_mount_namespace(namespace.fileno()):
-            hierarchies = mountinfo.of_cgroups(Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape"))
+            hierarchies = mountinfo.of_cgroups(files.text("/proc/thread-self/mountinfo"))
             made = nodes.make(base, record.ids, policy.limits.loop_devices)
             for node in made.values():
                 undo.enter_context(node.tree)
@@ -263,7 +263,7 @@ class Lifecycle:
         """Everything here may be done again by the next supervisor: the record says that it is done in the end."""
         record, parts = pending.record, pending.ahead.result()
         base = self._host.places.container(record.id)
-        membership = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
+        membership = files.text(f"/proc/{pid}/cgroup")
         with parts.undo, in_mount_namespace(pending.namespace.fileno()):
             given = cgroups.delegate(pid, membership, parts.hierarchies, record.ids)
             record.cgroup = cgroups.unified(given)
@@ -272,7 +272,7 @@ class Lifecycle:
             nodes.give(pid, parts.nodes)
             if parts.leaves is not None:
                 self._procfs.give(record, parts.leaves, pid)
-            record.immutable = sorted(mountinfo.ids(Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape")))
+            record.immutable = sorted(mountinfo.ids(files.text(f"/proc/{pid}/mountinfo")))
             record.init_pid, record.init_start = pid, process.start_time(pid)
             record.save(base)
         _note_init(pending.container, record, pid, self._procfs.devices(record.id))

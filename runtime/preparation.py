@@ -9,12 +9,12 @@ import os
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import InterceptorError
 from interceptor.native import mounts
 from interceptor.native.fd import Fd
+from interceptor.native.files import text
 from interceptor.native.namespaces import in_mount_namespace
 from interceptor.policy import Told
 from runtime import (
@@ -175,7 +175,7 @@ class _Preparation:
     def run(self) -> None:
         base = self._make_place()
         entries = self.config.get("mounts") or []
-        table = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_text())
+        table = mountinfo.parse(text("/proc/thread-self/mountinfo"))
         clones = Clones(table, self.user_namespace)
         found = rootfs.describe(os.path.join(self.record.bundle, self.config["root"].get("path") or ""), table)
         self.record.rootfs = found[0]

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interceptor.container import Container, IdRange
@@ -97,7 +96,8 @@ def load(directory: str) -> Record:
     """The record in a container's directory; InterceptorError when there is none, or none that can be read."""
     path = f"{directory}/{RECORD}"
     try:
-        values = json.loads(Path(path).read_text())
+        with open(path, "rb") as file:
+            values = json.loads(file.read())
         values["ids"], values["rootfs"] = IdRange(**values["ids"]), Rootfs(**values["rootfs"])
         values["oom_score"] = OomScore(**score) if (score := values.get("oom_score")) else None
         return Record(**values)

@@ -12,7 +12,6 @@ import os
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,6 +20,7 @@ from interceptor.container import DeviceNumber
 from interceptor.errors import InterceptorError
 from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
+from interceptor.native.files import text
 from interceptor.ports import Leaves, Namespace
 from runtime import mountinfo
 from runtime import record as records
@@ -221,7 +221,7 @@ class Procfs:
     def _serve(self, record: Record, base: str, undo: ExitStack) -> Served:
         """The leaves of a container whose cgroups are not known yet: see `_look`."""
         stack = undo.enter_context(ExitStack())
-        text = Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape")
+        table = text("/proc/thread-self/mountinfo")
         namespace = stack.enter_context(Fd(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)))
         root = stack.enter_context(Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
         view = View({}, name=record.id)
@@ -231,7 +231,7 @@ class Procfs:
         _make_directories(top)
         made = {}
         for kind, source in (("read", computed), ("write", remembered)):
-            made[kind] = mount = self._mount(f"{record.id}/{kind}", f"{top}/{kind}", text, source, owner)
+            made[kind] = mount = self._mount(f"{record.id}/{kind}", f"{top}/{kind}", table, source, owner)
             stack.callback(mount.close)
             mount.add(computed.show(0, view, self._of(kind)) if kind == "read" else remembered.add(self._of(kind)))
         if made["read"].tree is not None or not os.path.ismount(f"{top}/file"):
@@ -239,7 +239,7 @@ class Procfs:
         directory = stack.enter_context(Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
         hidden = [(path, _EMPTY[os.path.isdir(path)]) for path in record.hidden if os.path.exists(path)]
         return Served(
-            view, computed, remembered, directory, namespace, root, mountinfo.of_cgroups(text), made["read"], made["write"],
+            view, computed, remembered, directory, namespace, root, mountinfo.of_cgroups(table), made["read"], made["write"],
             self._table, hidden, undo.enter_context(stack.pop_all()),
         )  # fmt: skip
 
@@ -314,7 +314,7 @@ def _without(record: Record, error: Exception) -> None:
 
 def _look(served: Served, pid: int) -> None:
     """From now on leaves show the cgroups of init `pid`."""
-    membership = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")
+    membership = text(f"/proc/{pid}/cgroup")
     cgroups = views.cgroups(membership, served.table, _reach(served, ""))
     served.view = View(cgroups, init_pid=pid, name=served.view.name)
     served.computed.show(0, served.view, ())
@@ -360,10 +360,10 @@ def _write_inner(served: Served) -> None:
 
 def _read_inner(served: Served) -> dict[int, dict[str, list[str]]]:
     try:
-        text = Path(f"/proc/self/fd/{served.directory.fileno()}/{INNER}").read_text()
+        written = json.loads(text(f"/proc/self/fd/{served.directory.fileno()}/{INNER}"))
     except FileNotFoundError:
         return {}
-    return {int(number): chains for number, chains in json.loads(text).items()}
+    return {int(number): chains for number, chains in written.items()}
 
 
 def _make_directories(top: str) -> None:
