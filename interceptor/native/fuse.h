@@ -12,6 +12,9 @@
  * a text that got shorter, or longer by less than there is room, ends in blanks before its last newline. Otherwise a reader
  * that asks for more at the end would get the end of a longer, newer text. Only a text that outgrows all of that changes the
  * size, and then new readers wait (DRAIN_NS) until those who had begun have heard that their file ends where it did.
+ * The limits of it: who gets no CPU for as long, between the end of a file and the read(2) that says so, is shown what has grown
+ * there; a text that is read by several read(2)s, or is longer than a page, may change between two of them, or of its pages.
+ * Only who answers OPEN can give each reader a snapshot of its own, and that takes as long as LXCFS takes.
  *
  * The peer is the kernel, but nothing that it sends is believed to be well formed: it passes on what hostile programs ask for.
  * Source: fuse(4), linux/fuse.h; Linux fs/fuse/file.c fuse_cache_read_iter(), fs/fuse/inode.c fuse_change_attributes().

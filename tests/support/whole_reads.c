@@ -1,8 +1,11 @@
 /* Reads one file again and again in several processes, and counts what is no whole snapshot.
  *
  * whole_reads FILE PROCESSES READS BUFFER. A snapshot is lines that all begin with the same number: the first "N first COUNT TIME", then
- * COUNT lines "N row", then "N last"; blanks may stand before a newline. Prints "reads torn oldest_us": TIME is CLOCK_MONOTONIC
- * in nanoseconds of when the snapshot was made, and its age is taken before the file is opened.
+ * COUNT lines "N row", then "N last"; blanks may stand before a newline. Prints "reads late torn oldest_us starved_us": TIME is
+ * CLOCK_MONOTONIC in nanoseconds of when the snapshot was made, and its age is taken before the file is opened. `starved` is
+ * how long one read waited at most for a CPU to run on (/proc/PID/schedstat): the kernel counts how long attributes are valid
+ * from when the thread that asked for them runs again, so that the machine's other work makes snapshots older. Who was without a
+ * CPU for longer than LATE_NS between the beginning of a file and its end is `late` and not judged: fuse.h promises it nothing.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -13,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LATE_NS 15000000 /* less than DRAIN_NS of fuse.c, by two ticks */
+
 static char text[1 << 20];
 
 static uint64_t now(void)
@@ -21,6 +26,17 @@ static uint64_t now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+/* Nanoseconds that this process has waited for a CPU. */
+static uint64_t waited(int schedstat)
+{
+	char line[128];
+	ssize_t size = pread(schedstat, line, sizeof line - 1, 0);
+	unsigned long long ran, waited = 0;
+
+	line[size > 0 ? size : 0] = 0;
+	return sscanf(line, "%llu %llu", &ran, &waited) == 2 ? waited : 0;
 }
 
 static size_t read_whole(const char *path, size_t buffer)
@@ -64,18 +80,24 @@ static int is_whole(size_t size, uint64_t *made)
 }
 
 struct result {
-	uint64_t reads, torn, oldest;
+	uint64_t reads, late, torn, oldest, starved;
 };
 
 static struct result run(const char *path, uint64_t reads, size_t buffer)
 {
 	struct result result = {0};
+	int schedstat = open("/proc/self/schedstat", O_RDONLY);
 
 	for (; result.reads < reads; result.reads++) {
-		uint64_t start = now(), made = start;
+		uint64_t before = waited(schedstat), start = now(), made = start;
+		size_t size = read_whole(path, buffer);
+		uint64_t starved = waited(schedstat) - before;
 
-		if (!is_whole(read_whole(path, buffer), &made)) {
-			if (!result.torn++ && getenv("SHOW_TORN"))
+		result.starved = starved > result.starved ? starved : result.starved;
+		if (!is_whole(size, &made)) {
+			if (starved > LATE_NS)
+				result.late++;
+			else if (!result.torn++ && getenv("SHOW_TORN"))
 				fprintf(stderr, "<<<%s>>>\n", text);
 			continue;
 		}
@@ -100,12 +122,14 @@ int main(int argc, char **argv)
 		}
 	for (i = 0; i < processes && read(link[0], &one, sizeof one) == sizeof one; i++) {
 		sum.reads += one.reads;
+		sum.late += one.late;
 		sum.torn += one.torn;
 		sum.oldest = one.oldest > sum.oldest ? one.oldest : sum.oldest;
+		sum.starved = one.starved > sum.starved ? one.starved : sum.starved;
 	}
 	while (wait(0) > 0)
 		;
-	printf("%llu %llu %llu\n", (unsigned long long)sum.reads, (unsigned long long)sum.torn,
-	       (unsigned long long)sum.oldest / 1000);
+	printf("%llu %llu %llu %llu %llu\n", (unsigned long long)sum.reads, (unsigned long long)sum.late,
+	       (unsigned long long)sum.torn, (unsigned long long)sum.oldest / 1000, (unsigned long long)sum.starved / 1000);
 	return 0;
 }
