@@ -42,13 +42,15 @@ def renamed(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]
     }
 
 
-def loops(count: int, entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Bind mounts for `count` loop devices to which nothing is attached; what the engine mounts there stays."""
-    taken = {entry.get("destination") for entry in entries}
+def loops(count: int, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Bind mounts for `count` loop devices to which nothing is attached, and for /dev/fuse; what the engine has there stays."""
+    taken = {entry.get("destination") for entry in config.get("mounts") or []}
+    taken |= {entry.get("path") for entry in config["linux"].get("devices") or []}
+    sources = {name: "/dev/fuse" if device == nodes.FUSE else "/dev/null" for name, device in nodes.for_loops(count).items()}
     return [
-        {"destination": f"/dev/{name}", "type": "bind", "source": "/dev/null", "options": ["bind", "rw", "nosuid", "noexec"]}
-        for name in nodes.loop_names(count)
-        if f"/dev/{name}" not in taken
+        {"destination": f"/dev/{name}", "type": "bind", "source": source, "options": ["bind", "rw", "nosuid", "noexec"]}
+        for name, source in sources.items()
+        if f"/dev/{name}" not in taken and os.path.exists(source)
     ]
 
 

@@ -50,7 +50,7 @@ def make(base: str, ids: IdRange, loops: int = 0) -> Mapping[str, Node]:
     Runs in the mount namespace where `base`, the container's run directory, is a private mount. Cloned from a tmpfs that is
     attached meanwhile: before Linux 6.15 a detached one cannot be cloned.
     """
-    wanted = {**NODES, **dict.fromkeys(loop_names(loops), NODES["null"])}
+    wanted = {**NODES, **for_loops(loops)}
     at = f"{base}/dev"
     with suppress(FileExistsError):  # an earlier supervisor's, which died here
         os.mkdir(at, 0o700)
@@ -84,9 +84,15 @@ def give(pid: int, made: Mapping[str, Node]) -> None:
                 mounts.move_mount(node.tree.fileno(), f"/dev/{name}")
 
 
-def loop_names(loops: int) -> list[str]:
-    """Below /dev."""
-    return ["loop-control", *(f"loop{number}" for number in range(loops))] if loops else []
+FUSE = os.makedev(10, 229)
+
+
+def for_loops(loops: int) -> dict[str, int]:
+    """What a container with loop devices needs below /dev: they are the null device's, and what mounts them is FUSE's."""
+    if not loops:
+        return {}
+    names = ["loop-control", *(f"loop{number}" for number in range(loops))]
+    return {"fuse": FUSE, **dict.fromkeys(names, NODES["null"])}
 
 
 def _is_bound(name: str, device: int) -> bool:
@@ -102,5 +108,5 @@ def _is_bound(name: str, device: int) -> bool:
 def _make_node(path: str, name: str, device: int, ids: IdRange) -> None:
     os.mknod(path, stat.S_IFCHR | 0o600, device)
     os.chown(path, ids.first, ids.first)
-    if name in NODES:
+    if name in NODES or device == FUSE:
         os.chmod(path, 0o666)  # noqa: S103 - as on every Unix

@@ -189,6 +189,7 @@ class _Preparation:
         native = sharing.attach(entries, self.shared, f"{base}/mounts")
         facts = self._facts(base)
         lowest = self.policy.limits.ceilings.oom_score_adj
+        loops = devices.loops(self.policy.limits.loop_devices, self.config)
         self.record.oom_score = oomscore.lend(self.config, lowest, facts.oom_score_floor)
         facts = replace(
             facts,
@@ -199,7 +200,7 @@ class _Preparation:
             sysctls=sharing.set_sysctls(self.config["linux"].get("sysctl") or {}, self.shared),
             devices=devices.renamed(self.config["linux"].get("devices") or []),
             lent=self.policy.limits.devices.listed,
-            mounts=[*_attach_data(data, f"{base}/mounts", clones), *devices.loops(self.policy.limits.loop_devices, entries)],
+            mounts=[*_attach_data(data, f"{base}/mounts", clones), *loops],
         )
         self._write(base, facts)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import oci
+from support import images, oci
 from support.bundles import world_readable_directory
 from support.mounts import mounts
 from support.probes import probe
@@ -178,26 +178,36 @@ class Host:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def box(self, policy: str = ALL, *, mounts: Sequence[Mapping[str, Any]] = ()) -> Box:
-        """A started container with further OCI mounts; gone with the host."""
-        box = Box(self, policy, mounts)
+    def box(self, policy: str = ALL, *, mounts: Sequence[Mapping[str, Any]] = (), image: str = "") -> Box:
+        """A started container with further OCI mounts; gone with the host. `image`: of images/build.py; else busybox."""
+        box = Box(self, policy, mounts, image)
         self.undo.callback(box.remove)
         box.start()
         return box
 
 
+def _unpacked(tar: Path, directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    keep = ["--numeric-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*"]
+    subprocess.run(["tar", "--extract", "--file", tar, "--directory", directory, *keep], check=True)
+    return directory
+
+
 class Box:
     """One container on busybox whose init sleeps; commands by `exec`."""
 
-    def __init__(self, host: Host, policy: str, mounts: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, host: Host, policy: str, mounts: Sequence[Mapping[str, Any]], image: str = "") -> None:
         self.host = host
         self.id = f"box-{uuid.uuid4().hex[:8]}"
         self.directory = host.directory / self.id
-        self.rootfs = oci.busybox_rootfs(self.directory / "rootfs")
-        for applet in APPLETS:
-            (self.rootfs / "bin" / applet).symlink_to("busybox")
+        if image:
+            self.rootfs = _unpacked(images.image(image), self.directory / "rootfs")
+        else:
+            self.rootfs = oci.busybox_rootfs(self.directory / "rootfs")
+            for applet in APPLETS:
+                (self.rootfs / "bin" / applet).symlink_to("busybox")
         for name in ("mnt", "data", "probe"):
-            (self.rootfs / name).mkdir()
+            (self.rootfs / name).mkdir(exist_ok=True)
         (self.rootfs / "tmp").chmod(0o1777)
         self.cgroup = f"/interceptor-test-{self.id}"
         values = oci.config(self.rootfs, "sleep", "100000", cgroup=self.cgroup)
