@@ -78,6 +78,12 @@ class Devices:
         """``file:line`` that lists the device (`kind` is c or b); empty when none does. Of `cgroup` it knows nothing."""
         return next((device.rule for device in self.listed if device.holds(kind, major, minor)), "")
 
+    def entry_with(self, kind: str, major: int, minor: int) -> str:
+        """The entry of a policy that lists one more: a list takes the place of the one that it extends."""
+        numbers = [(device.kind, device.major, device.minor) for device in self.listed] + [(kind, major, minor)]
+        listed = [f'"{k} {"*" if a is None else a}:{"*" if i is None else i}"' for k, a, i in numbers]
+        return f"limits: {{devices: [{', '.join(listed + ['cgroup'] * bool(self.cgroup))}]}}"
+
 
 @dataclass(frozen=True, slots=True)
 class Module:

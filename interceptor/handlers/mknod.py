@@ -100,7 +100,10 @@ def _make(call: Call, at: int, path: bytes, mode: int, device: int) -> Verdict:
     call.rule = _listed(call, kind, major(device), minor(device)) or call.rule
     if not call.rule:
         call.rule = call.decision.rule
-        return call.deny(errno.EPERM, f"dev: {name} is not among `limits: devices:` of the container's policy")
+        allow = call.policy.limits.devices.entry_with(kind, major(device), minor(device))
+        return call.deny(
+            errno.EPERM, f"dev: {name} is not among `limits: devices:` of the container's policy", allow=allow
+        )
     call.agent.make_node(call.tracee.anchor(path, at), mode=mode, device=device)
     return Return()
 

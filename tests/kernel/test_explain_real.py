@@ -13,7 +13,7 @@ import pytest
 from support import generated, whole
 
 from interceptor import policy_file, registry
-from interceptor.args import Arch
+from interceptor.args import Address, Arch
 from interceptor.calltext import CallText, parse
 from interceptor.explain import Asker, Explanation, Rung, explain
 from interceptor.policy import Caller
@@ -33,6 +33,8 @@ pytestmark = [
 ]
 
 COUNT = 1000
+STRUCT = "s" + "ff" * 256
+"""What a pointer leads to of which nothing is known: limits without bound, a priority of -1, a form that nobody knows."""
 ROWS = registry.load()
 
 
@@ -48,12 +50,13 @@ def site(box: whole.Box) -> Policy:
 
 def as_line(call: CallText) -> str:
     """For calls.c. A number that happens to be a made-up address (MS_POSIXACL is 0x10000) stays a number."""
-    pointed = {f.register for f in call.row.signature.fields if f.kind.pointer}
+    kinds = {f.register: f.kind for f in call.row.signature.fields}
     words = [str(call.row.number(Arch.X86_64))]
-    words += [
-        f"s{call.memory[value].hex()}" if register in pointed and value in call.memory else hex(value)
-        for register, value in enumerate(call.registers)
-    ]
+    for register, value in enumerate(call.registers):
+        if getattr(kinds.get(register), "pointer", False) and value in call.memory:
+            words.append(f"s{call.memory[value].hex()}")
+        else:
+            words.append(STRUCT if isinstance(kinds.get(register), Address) and value else hex(value))
     return " ".join(words)
 
 

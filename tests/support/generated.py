@@ -65,6 +65,36 @@ calls:
     - when: {op: "10..99"}
       do: native
     - do: {deny: ENXIO}
+  setrlimit:
+    - when: {resource: 3}
+      do: {deny: EACCES}
+    - do: emulate
+  prlimit64:
+    - when: {pid: "100..99999"}
+      do: {deny: ESRCH}
+  sched_setattr:
+    - when: {pid: [5, 7]}
+      do: pretend
+  ioprio_set:
+    - when: {which: 3}
+      do: {deny: ENOTTY}
+  mknod:
+    - when: {mode: {mask: 0o170000, is: 0o060000}}
+      do: {deny: ENXIO}
+    - when: {pathname: "/mnt/*", dev: "1..300"}
+      do: pretend
+  chown:
+    - when: {pathname: ["/nowhere*", "/dev/*"]}
+      do: native
+    - do: emulate
+  getxattr:
+    - when: {name: "trusted.*"}
+      do: emulate
+    - do: native
+  delete_module:
+    - when: {name: "[ab]*"}
+      do: {deny: EBUSY}
+limits: {rlimits: {nofile: 65536, memlock: unlimited}, nice: -5, realtime-priority: 10, io-realtime: 4}
 filesystems:
   nfs: {deny: ENODEV}
   ext4: deny
@@ -81,15 +111,41 @@ CALLS = (
     "quotactl",
     "fsopen",
     "swapon",
+    "setpriority",
+    "sched_setscheduler",
+    "sched_setparam",
+    "sched_setattr",
+    "ioprio_set",
+    "setrlimit",
+    "prlimit64",
+    "mknod",
+    "chown",
+    "getxattr",
+    "syslog",
+    "settimeofday",
+    "init_module",
+    "delete_module",
 )
 """Which can be made in a container a thousand times with no harm."""
 
 WORDS = (
     b"proc", b"tmpfs", b"tmp", b"nfs", b"ext4", b"debugfs", b"sysfs", b"bpf", b"none", b"web-1", b"web",
     b"10.1.2.3:/x", b"11.1.2.3", b"/mnt/a", b"/mnt/b", b"/mnt/ab", b"/data/x", b"/nowhere/b", b"/dev/null", b"/dev/sda",
-    b"size=1", b"a,size=4k", b'why"?*', b"x\n\xff\xc3\xa9", b"mode=755", b"[", b"\\",
+    b"size=1", b"a,size=4k", b'why"?*', b"x\n\xff\xc3\xa9", b"mode=755", b"[", b"\\", b"trusted.x", b"user.x",
 )  # fmt: skip
 NUMBERS = (0, 1, 2, 3, 5, 7, 8, 9, 10, 50, 99, 100, 0x800007, 0x80000002, -1)
+LIKELY: Mapping[str, tuple[int, ...]] = {
+    "resource": (3, 4, 7, 8, 15, 16),
+    "pid": (0, 0, 1, 5, 7, 200, -1),
+    "which": (0, 0, 1, 1, 2, 3, 4),
+    "prio": (-20, -6, -5, 0, 19),
+    "policy": (0, 1, 2, 0x40000002, 3, 6, 77),
+    "ioprio": (0x2000, 0x2003, 0x2004, 0x2007, 0x200C, 0x4004, 0x6000),
+    "mode": (0o10644, 0o20600, 0o60600, 0o100644, 0o140644),
+    "dev": (0, 0x103, 0x105, 0x501, 0xAE5, 0x801),
+    "type": (*range(-1, 12),),
+}
+"""Numbers that mean something, by the name of the argument."""
 
 
 def arguments(argument: Field) -> st.SearchStrategy[Any]:
@@ -104,9 +160,9 @@ def arguments(argument: Field) -> st.SearchStrategy[Any]:
         odd = st.integers(0, (1 << 31) - 1) if argument.name != "swap_flags" else named
         return (named | named | named | odd).map(kind.render)
     if isinstance(kind, Address):
-        return st.just("NULL")
+        return st.sampled_from(["NULL", "{…}"])
     bits = getattr(kind, "bits", 0) or 64
-    fits = [n for n in NUMBERS if -(1 << (bits - 1)) <= n < 1 << (bits - 1)]
+    fits = [n for n in LIKELY.get(argument.name, NUMBERS) if -(1 << (bits - 1)) <= n < 1 << (bits - 1)]
     return (st.sampled_from(fits) | st.integers(-(1 << (bits - 1)), (1 << (bits - 1)) - 1)).map(str)
 
 

@@ -201,7 +201,7 @@ def test_rungs_and_words(site: Policy) -> None:
     assert ask('mount("a", "/b", NULL, MS_BIND|MS_SILENT, NULL)') == (Rung.TABLE, How.TABLE, "site.yaml:7")
     assert ask('setdomainname("x", 1)') == (Rung.FILTER, How.PRETENDED, "site.yaml:34")
     assert ask('sethostname("x", 1)') == (Rung.HANDLER, How.DENIED, "site.yaml:32")
-    assert ask('mount("x", "/b", "nfs", 0, NULL)') == (Rung.HANDLER, How.DENIED, "site.yaml:51")
+    assert ask('mount("x", "/b", "nfs", 0, NULL)') == (Rung.HANDLER, How.DENIED, "site.yaml:81")
     assert ask('mount("x", "/b", "proc", 0, NULL)', nested=True) == (Rung.HANDLER, How.DENIED, "site.yaml:18")
     found = explain(parse('mount("proc", "/x", "proc", 0, NULL)', ROWS), site)
     assert (found.verdict, found.asks) == (None, "mount(proc, /x, source=proc)")

@@ -66,3 +66,8 @@ def test_it_reads_as_strace_writes_it() -> None:
     assert signature.render(MknodArgs(b"/dev/x", values["mode"], values["dev"])) == (
         f'"/dev/x", S_IFCHR|0666, makedev(1, {0xFFF03})'
     )
+
+
+def test_a_refusal_proposes_the_list_with_the_device() -> None:
+    text = Devices((Device("c", 1, None, "x:1"),), cgroup="x:1").entry_with("b", 8, 1)
+    assert text == 'limits: {devices: ["c 1:*", "b 8:1", cgroup]}'
