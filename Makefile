@@ -43,11 +43,14 @@ attack: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
 # Supervisors are killed under load for minutes, and containers come and go by the thousand: nothing fails, nothing grows.
 # `make test` has the same for seconds.
 soak: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
-	INTERCEPTOR_SOAK_SECONDS=$(DURATION) INTERCEPTOR_SOAK_BOXES=$(BOXES) INTERCEPTOR_SOAK_CYCLES=$(CYCLES) $(BIN)/pytest -s tests/soak
+	INTERCEPTOR_SOAK_SECONDS=$(DURATION) INTERCEPTOR_SOAK_BOXES=$(BOXES) INTERCEPTOR_SOAK_CYCLES=$(CYCLES) INTERCEPTOR_SOAK_ISOLATION=$(ISOLATION) \
+		$(BIN)/pytest -s tests/soak
 
 DURATION ?= 300
 BOXES ?= 10
 CYCLES ?= 2000
+# Seconds for each kind of container that misbehaves beside others.
+ISOLATION ?= 60
 
 # Everything that reads what others wrote, by coverage, FUZZ_SECONDS each; FUZZ=NAME for one of them; then, in a
 # container, FUZZ_CALLS intercepted calls with random arguments.

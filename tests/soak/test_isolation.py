@@ -1,0 +1,219 @@
+"""Containers that misbehave hold nobody else up: one whose agents are stopped, one with a filesystem that never answers on
+the path of its mounts, one that floods.
+
+`make soak` holds the others' 99th percentile against what it is without them; the short run only that they go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+from support import whole
+from support.process import processes
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECONDS = int(os.environ.get("INTERCEPTOR_SOAK_ISOLATION", "2"))
+AT_LENGTH = SECONDS > 10
+CALM = 2
+FLOODERS = 4
+UNINTERRUPTIBLE_S = 30
+POLICIES = {
+    "quick": "extends: [default]\nselectable: true\nlimits: {devices: [fuse], agent-deadline: 2s}\n",
+    "patient": "extends: [default]\nselectable: true\nlimits: {agent-deadline: 60s}\n",
+    "paced": "extends: [default]\nselectable: true\nlimits: {notifications: 2000}\n",
+}
+FLOOD = ("165", "170", "166")
+"""mount, sethostname, umount2."""
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.kernel,
+    pytest.mark.slow,
+    pytest.mark.timeout(0 if AT_LENGTH else 300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+
+
+@pytest.fixture
+def host() -> Iterator[whole.Host]:
+    with whole.host("crun", POLICIES) as host:
+        yield host
+
+
+def inside(box: whole.Box, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", "exec", "--user", "0:0", box.id, *command),
+        env=box.host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def running(*commands: subprocess.Popen[str]) -> Iterator[None]:
+    """Ended afterwards, with what they started in their containers."""
+    try:
+        yield
+    finally:
+        for command in commands:
+            command.kill()
+            command.communicate()
+
+
+def agents(host: whole.Host) -> set[int]:
+    supervisor = host.supervisor_pid()
+    return {found.pid for found in processes() if found.parent == supervisor and found.alive()}
+
+
+def steady(boxes: list[whole.Box]) -> int:
+    """The worst 99th percentile of the calm ones' rounds, in microseconds; nothing of theirs may fail."""
+    load = [inside(box, box.probe("steady"), str(SECONDS), "proc", "/mnt") for box in boxes]
+    ended = [(process, *process.communicate(timeout=SECONDS + 60)) for process in load]
+    assert not [(out, error) for process, out, error in ended if process.returncode]
+    words = [dict(zip(out.split()[::2], map(int, out.split()[1::2]), strict=True)) for _, out, _ in ended]
+    assert all(found["rounds"] > 0 for found in words)
+    return max(found["p99-us"] for found in words)
+
+
+class Watch:
+    """How long tasks of the supervisor's and of the containers' were in state D without a break."""
+
+    def __init__(self, host: whole.Host) -> None:
+        self._host = host
+        self._over = threading.Event()
+        self._since: dict[int, float] = {}
+        self.longest = 0.0
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        supervisor = self._host.supervisor_pid()
+        while not self._over.wait(1):
+            now = time.monotonic()
+            stuck = {pid for pid in self._ours(supervisor) if _state(pid) == "D"}
+            self._since = {pid: self._since.get(pid, now) for pid in stuck}
+            self.longest = max([self.longest, *(now - since for since in self._since.values())])
+
+    def _ours(self, supervisor: int) -> Iterator[int]:
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError):
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                if supervisor in (int(path.name), parent) or "/interceptor-test-box-" in (path / "cgroup").read_text():
+                    yield int(path.name)
+
+
+def _state(pid: int) -> str:
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def probe_run(host: whole.Host) -> float:
+    """Seconds that a container takes which is started, does something and is removed."""
+    begin = time.monotonic()
+    box = host.box()
+    assert box.sh("mount -t proc none /mnt && umount /mnt && echo done") == "done\n"
+    box.remove()
+    return time.monotonic() - begin
+
+
+@contextlib.contextmanager
+def stopped_agents(host: whole.Host) -> Iterator[None]:
+    """A container whose agents are stopped, and waited for, while it asks for more."""
+    box = host.box("patient")
+    before = agents(host)
+    box.sh("mount -t proc none /mnt && umount /mnt")
+    over = threading.Event()
+
+    def stop() -> None:
+        while not over.wait(0.05):
+            for pid in agents(host) - before - known:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+
+    known = set(before)
+    load = inside(box, "sh", "-c", "for i in 1 2 3 4; do (while :; do mount -t proc none /mnt; umount /mnt; done) & done; wait")
+    thread = threading.Thread(target=stop)
+    with running(load):
+        thread.start()
+        with host.client() as client:
+            wait_for(
+                lambda: client.call("examine", container=box.id)["containers"][0]["handling_ms"] > 500, "a call", within=20
+            )
+        over.set()  # agents that come later are others'
+        thread.join()
+        try:
+            yield
+        finally:
+            for pid in agents(host):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            box.remove()
+
+
+@contextlib.contextmanager
+def silent_filesystem(host: whole.Host) -> Iterator[None]:
+    if not Path("/dev/fuse").exists():
+        pytest.skip("needs /dev/fuse")
+    box = host.box("quick")
+    load = inside(box, box.probe("silent_fuse"), str(SECONDS + 120), "4")
+    with running(load):
+        assert load.stdout is not None
+        assert load.stdout.readline() == "mounted\n"
+        try:
+            yield
+        finally:
+            box.remove()
+
+
+@contextlib.contextmanager
+def flood(host: whole.Host, policy: str) -> Iterator[None]:
+    box = host.box(policy)
+    load = inside(box, box.probe("random_calls", "-pthread"), str(1 << 40), "1", *FLOOD)
+    with running(load):
+        try:
+            yield
+        finally:
+            box.remove()
+
+
+def test_others_do_not_notice(host: whole.Host) -> None:
+    calm = [host.box() for _ in range(CALM)]
+    alone = steady(calm)
+    figures = {"alone": alone}
+    probes = [probe_run(host)]
+    with Watch(host) as watch:
+        for name, trouble in (
+            ("stopped agents", stopped_agents(host)),
+            ("silent filesystem", silent_filesystem(host)),
+            ("flood", flood(host, whole.ALL)),
+            ("paced flood", flood(host, "paced")),
+        ):
+            with trouble:
+                figures[name] = steady(calm)
+                probes.append(probe_run(host))
+    summary = ", ".join(f"{name} {value}" for name, value in figures.items())
+    print(  # noqa: T201 - the line that `make soak` is read for
+        f"\nisolation: p99 of {CALM} calm containers in µs: {summary}; slowest run of another {max(probes):.1f} s, "
+        f"longest in state D {watch.longest:.0f} s"
+    )
+    assert watch.longest <= UNINTERRUPTIBLE_S
+    if AT_LENGTH:
+        assert max(probes) < 5
+        assert all(value < 2 * alone for name, value in figures.items() if name != "flood"), figures
