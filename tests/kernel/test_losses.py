@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -11,7 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
+from support.probes import probe
 from support.waiting import wait_for
+
+from interceptor.errors import InterceptorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,3 +121,156 @@ def test_a_supervisor_that_cannot_start_lets_calls_wait_until_it_can(host: whole
         os.kill(keeper(host), signal.SIGHUP)
         output, _ = load.communicate(timeout=60)
     assert "errors 0 double 0 missing 0" in output
+
+
+@pytest.fixture
+def losing(tmp_path: Path) -> Iterator[tuple[whole.Host, Path]]:
+    """A host whose supervisors lose what the names of files in the directory say; see support/losing.c."""
+    library = probe("losing", "-shared", "-fPIC")
+    with whole.host("crun", kept=True, under=["env", f"LD_PRELOAD={library}", f"LOSE={tmp_path}"]) as host:
+        yield host, tmp_path
+
+
+def test_the_machine_has_no_free_file(losing: tuple[whole.Host, Path]) -> None:
+    host, lost = losing
+    box, pid = host.box(), host.supervisor_pid()
+    assert box.sh(WORKS) == "done\n"
+    (lost / "files").touch()
+    with steady(box, 3) as load:
+        with pytest.raises(subprocess.TimeoutExpired):
+            load.wait(2)
+        (lost / "files").unlink()
+        output, _ = load.communicate(timeout=60)
+    assert "errors 0 double 0 missing 0" in output, "what came meanwhile has waited"
+    assert host.box().sh(WORKS) == "done\n"
+    assert host.supervisor_pid() == pid
+
+
+def test_the_time_of_day_jumps(losing: tuple[whole.Host, Path]) -> None:
+    """While calls are under way, and a supervisor is replaced in it: nothing waits for another year."""
+    host, lost = losing
+    box = host.box()
+    with steady(box, 4) as load:
+        for _ in range(2):
+            (lost / "clock").touch()
+            box.sh("cat /proc/uptime >/dev/null; hostname web-1")
+            (lost / "clock").unlink()
+            box.sh("cat /proc/uptime >/dev/null; hostname web-2")
+        (lost / "clock").touch()
+        os.kill(host.supervisor_pid(), signal.SIGKILL)
+        output, _ = load.communicate(timeout=60)
+    assert "errors 0 double 0 missing 0" in output
+    assert host.box().sh(WORKS) == "done\n"
+    assert '"2' in host.interceptor("trace", "--json", box.id)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[tuple[whole.Host, Path]]:
+    """A host whose state directory is small; and that directory, as the test can reach it."""
+    make = 'd="$INTERCEPTOR_STATE"; mkdir -p "$d" && mount -t tmpfs -o size=256k,nr_inodes=64,mode=0755 s "$d" && exec "$@"'
+    with whole.host("crun", kept=True, under=["unshare", "-m", "--propagation", "private", "sh", "-ec", make, "sh"]) as host:
+        yield host, Path(f"/proc/{keeper(host)}/root") / str(host.directory / "state").lstrip("/")
+
+
+def test_the_disk_with_the_state_is_full(small_disk: tuple[whole.Host, Path]) -> None:
+    host, state = small_disk
+    box, pid = host.box(), host.supervisor_pid()
+    assert box.sh(WORKS) == "done\n"
+    before = {str(path) for path in state.rglob("*")}
+    (state / "fill").mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(64):  # what we keep there are names: it is inodes that must be out
+            (state / f"fill/{number}").touch()
+    assert os.statvfs(state).f_favail == 0
+    with pytest.raises(AssertionError, match="No space left on device"):
+        host.box()
+    assert box.sh(WORKS) == "done\n", "who has all it needs does not notice"
+    assert {str(path) for path in state.rglob("*") if "fill" not in str(path)} == before
+    assert [container["id"] for container in containers(host)] == [box.id]
+    os.kill(pid, signal.SIGKILL)
+    assert box.sh(WORKS) == "done\n", "a supervisor starts on a full disk"
+    for path in (state / "fill").iterdir():
+        path.unlink()
+    assert host.box().sh(WORKS) == "done\n"
+
+
+def test_the_kernel_kills_the_supervisor_for_its_memory(host: whole.Host) -> None:
+    memory = Path("/sys/fs/cgroup/memory")
+    if not (memory / "memory.limit_in_bytes").exists() and not (memory / "tasks").exists():
+        pytest.skip("needs the memory controller of cgroup v1")
+    group = memory / f"interceptor-test-oom-{os.getpid()}"
+    group.mkdir()
+    box, pid = host.box(), host.supervisor_pid()
+    try:
+        with steady(box, 5) as load:
+            wait_for(lambda: " /mnt proc" in Path(f"/proc/{box.init}/mounts").read_text(), "the load", within=10)
+            (group / "memory.limit_in_bytes").write_text("65536")
+            (group / "cgroup.procs").write_text(str(pid))
+            wait_for(lambda: _killed_for_memory(host, group), "the end of the supervisor", within=20)
+            output, _ = load.communicate(timeout=60)
+        assert "errors 0 double 0 missing 0" in output
+        assert host.supervisor_pid() != pid
+        assert box.sh(WORKS) == "done\n"
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), "an empty cgroup", within=20)
+        group.rmdir()
+
+
+def _killed_for_memory(host: whole.Host, group: Path) -> bool:
+    with contextlib.suppress(InterceptorError, OSError), host.client() as client:
+        client.call("ps")  # whatever needs memory
+    return " 1" in (group / "memory.oom_control").read_text().replace("oom_kill ", " ").splitlines()[-1]
+
+
+@contextlib.contextmanager
+def steady(box: whole.Box, seconds: int) -> Iterator[subprocess.Popen[str]]:
+    host = box.host
+    command = host.command(
+        whole.ENTRY, "--root", host.directory / "oci", "exec", "--user", "0:0", box.id, box.probe("steady"), str(seconds),
+        "proc", "/mnt",
+    )  # fmt: skip
+    with subprocess.Popen(
+        command, env=host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd="/"
+    ) as load:
+        yield load
+
+
+def test_init_is_killed_between_create_and_start(host: whole.Host) -> None:
+    box = whole.Box(host, whole.ALL, ())
+    host.undo.callback(box.remove)
+    creating = ["create", "--pid-file", box.directory / "pid", "--bundle", box.bundle, box.id]
+    with (box.directory / "output").open("w") as output:  # no pipe: the container would hold it open
+        made = subprocess.run(
+            host.command(whole.ENTRY, "--root", host.directory / "oci", *creating), env=host.environment,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, timeout=60, cwd="/",
+        )  # fmt: skip
+    assert made.returncode == 0, (box.directory / "output").read_text()
+    init = int((box.directory / "pid").read_text())
+    os.kill(init, signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{init}/exe").exists(), "its end", within=10)
+    started = host.entry("start", box.id)
+    assert started.returncode != 0
+    assert started.stderr.strip(), "an error that says something"
+    box.remove()
+    assert containers(host) == []
+    assert not list((host.directory / "run/containers").iterdir())
+
+
+def test_the_runtime_is_killed_in_the_middle_of_create(host: whole.Host) -> None:
+    """Again and again, a little later each time: whatever is left is gone after delete, or when the next one comes."""
+    for milliseconds in range(5, 85, 10):
+        box = whole.Box(host, whole.ALL, ())
+        host.undo.callback(box.remove)
+        command = host.command(whole.ENTRY, "--root", host.directory / "oci", "create", "--bundle", box.bundle, box.id)
+        with (box.directory / "output").open("w") as output:
+            creating = subprocess.Popen(
+                command, env=host.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/"
+            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                creating.wait(milliseconds / 1000)
+            creating.kill()
+            creating.wait()
+        box.remove()
+        shutil.rmtree(box.directory)
+    assert host.box().sh(WORKS) == "done\n"
+    wait_for(lambda: len(containers(host)) == 1, "the others' end", within=20)

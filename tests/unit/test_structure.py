@@ -175,6 +175,21 @@ def test_raw_descriptors_are_closed_in_native_only() -> None:
     assert found == []
 
 
+WHERE_TIME_OF_DAY_IS_SHOWN = {
+    "interceptor/commands/proc.py", "interceptor/commands/ps.py", "interceptor/supervisor.py", "interceptor/trace/clock.py",
+    "runtime/preparation.py", "runtime/procfs/files.py",
+}  # fmt: skip
+"""It may jump: nothing waits for it, and nothing is worked out from it but what people read."""
+
+
+def test_the_time_of_day_is_only_shown() -> None:
+    clocks = ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow")
+    found = {source.name for source in sources() if any(list(calls(source.tree, clock)) for clock in clocks)}
+    assert found <= WHERE_TIME_OF_DAY_IS_SHOWN
+    in_c = {path.name for path in (REPOSITORY / "interceptor/native").glob("*.c") if "CLOCK_REALTIME" in path.read_text()}
+    assert in_c <= {"fuse.c"}, "times of files"
+
+
 WHERE_SOMETHING_ENDS = {
     "interceptor/dispatch.py": {"Dispatcher._guard"},  # an operation: one intercepted call
     "interceptor/session.py": {"Session._run", "Worker.receive"},  # a session; a pure handler, asked again below
