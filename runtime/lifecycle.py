@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -68,6 +69,8 @@ class Parts:
     undo: ExitStack
 
 
+AHEAD = 4
+"""Creations for which things are made ahead at one time; for any more they are made when they are needed."""
 RESUME_SECONDS = 30.0
 """For an entry to find the next supervisor."""
 
@@ -95,6 +98,7 @@ class Lifecycle:
         self._core = core
         self._runtimes = Runtimes()
         self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(AHEAD, "ahead")
         self._copies = Watchers(lambda record: f"{places.container(record.id)}/rootfs")
         self._procfs = Procfs(keeper=core.keeper)
         core.launch_with(partial(launch, places))
@@ -132,7 +136,7 @@ class Lifecycle:
         undo.callback(self._core.unregister, record.id)
         self._creating.add(record.id)
         undo.callback(self._creating.discard, record.id)
-        ahead = Ahead(partial(self._make_parts, record, namespace))
+        ahead = Ahead(self._threads, partial(self._make_parts, record, namespace))
         self._pending[record.id] = Pending(record, container, namespace, undo, ahead, resumed=False)
         timer = threading.Timer(RESUME_SECONDS, self._abort_unless_resumed, [record.id])
         timer.daemon = True
@@ -169,7 +173,7 @@ class Lifecycle:
             self._core.register(container)
             undo.callback(self._core.unregister, asked.id)
             kept = namespace.duplicate()
-            ahead = Ahead(partial(self._make_parts, record, kept))
+            ahead = Ahead(self._threads, partial(self._make_parts, record, kept))
             self._pending[asked.id] = Pending(record, container, kept, undo.pop_all(), ahead)
         request.on_disconnect.callback(self._abort, asked.id)
         request.afterwards.append(ahead.start)
