@@ -81,6 +81,14 @@ class Limited(SystemContainer):
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
+    def htop(self) -> str:
+        """What htop has on its screen at first."""
+        if not shutil.which("htop"):
+            pytest.skip("this host has no htop to lend")
+        look = ["env", "TERM=vt100", "COLUMNS=100", "LINES=20", "timeout", "-s", "INT", "1", "htop", "--no-color"]
+        said = self.exec("chroot", "/host", "python3", "-c", f"import pty; pty.spawn({look})", check=False).stdout
+        return re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|\([A-Z0-9]|[=>])|[\x0e\x0f]", "", said)
+
     def meminfo(self) -> dict[str, int]:
         content = self.sh("cat /proc/meminfo")
         return {name: int(value) for name, value in re.findall(r"^(\S+): +(\d+) kB$", content, re.MULTILINE)}
@@ -117,6 +125,20 @@ def test_every_count_of_cpus_is_the_same(limited: Limited) -> None:
     }
     found = {name: int(limited.sh(command)) for name, command in counts.items()}
     assert found == dict.fromkeys(counts, limited.expected().cpus)
+
+
+def test_htop_agrees(limited: Limited) -> None:
+    """Its meters, one for each CPU, and the size of memory."""
+    screen = limited.htop()
+    assert len(set(re.findall(r"(\d+)\[[^\[\]]*?\d+\.\d%\]", screen))) == limited.expected().cpus, screen
+    assert re.search(r"Mem\[[^\]]*/512M\]", screen), screen
+
+
+def test_go_agrees(limited: Limited) -> None:
+    """The inner dockerd is a Go program, and prints what its runtime and sysinfo(2) say."""
+    wait_for(lambda: limited.exec("docker", "version", check=False).returncode == 0, "the inner dockerd", within=20)
+    wanted = limited.expected()
+    assert limited.inner("info", "--format", "{{.NCPU}} {{.MemTotal}}").split() == [str(wanted.cpus), str(wanted.memory << 10)]
 
 
 def test_every_size_of_memory_is_the_same(limited: Limited) -> None:
