@@ -820,14 +820,16 @@ def _given(source: bytes | None, options: bytes | None) -> dict[int, bytes]:
 
 
 def _instead(like: Sequence[bytes], leaves: Leaves) -> tuple[Sequence[bytes], Sequence[tuple[bytes, bytes]]]:
-    """The covers (their first entry is the old mount point) without those in whose place a leaf comes, and these leaves.
+    """The covers (their first entry is the old mount point) without those in whose place a leaf comes, or that lie in one
+    that is a directory, and these leaves.
 
     Where something lies over the old leaf, too, that is a mask of somebody's, and stays one.
     """
     masked = {path for path, times in Counter(like[1:]).items() if times > 1}
     rows = [row for row in leaves.files if row[0] not in masked]
     ours = {path for path, _ in rows}
-    return [*like[:1], *(path for path in like[1:] if path not in ours)], rows
+    below = tuple(path + b"/" for path in ours)
+    return [*like[:1], *(path for path in like[1:] if path not in ours and not path.startswith(below))], rows
 
 
 def _escaped(path: bytes) -> bytes:

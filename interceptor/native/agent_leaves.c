@@ -8,6 +8,10 @@
 #include <linux/openat2.h>
 #include <linux/sched.h>
 
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+
 /* Takes one line off the list, in place. */
 static char *next_line(char **list)
 {
@@ -31,7 +35,7 @@ static long take(int directory, const char *name)
 
 	if (fd < 0)
 		return fd;
-	tree = sys(open_tree, fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	tree = sys(open_tree, fd, "", AT_EMPTY_PATH | AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 	sys(close, fd);
 	return tree;
 }

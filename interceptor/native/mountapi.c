@@ -100,7 +100,7 @@ int ic_umount2(const char *path, int flags)
 int ic_clone_all(int directory, const char *const *names, unsigned count, int *trees)
 {
 	for (unsigned i = 0; i < count; i++) {
-		trees[i] = ic_open_tree(directory, names[i], OPEN_TREE_CLONE);
+		trees[i] = ic_open_tree(directory, names[i], OPEN_TREE_CLONE | AT_RECURSIVE);
 		if (trees[i] < 0) {
 			int error = trees[i];
 

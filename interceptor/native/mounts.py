@@ -54,7 +54,7 @@ def open_tree(
 
 
 def clones(directory: int, names: Sequence[Path]) -> list[Fd]:
-    """A detached clone of the mount at each of `names` below `directory`; all or none."""
+    """A detached clone of the mount at each of `names` below `directory`, with what is mounted in it; all or none."""
     trees = ffi.new("int []", len(names))
     paths = [ffi.new("char[]", _bytes(name)) for name in names]
     _check(lib.ic_clone_all(directory, ffi.new("char *[]", paths), len(names), trees), "open_tree", names[0] if names else "")

@@ -21,13 +21,15 @@ from interceptor.errors import InterceptorError
 from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
 from interceptor.native.files import text
+from interceptor.native.namespaces import in_mount_namespace
 from interceptor.ports import Leaves, Namespace
 from runtime import mountinfo
 from runtime import record as records
-from runtime.procfs import attach, ceilings, files, report, views
+from runtime.procfs import attach, ceilings, cpus, cpuview, files, report, views
 from runtime.procfs.follow import Follower
 from runtime.procfs.leaf import Leaf, Rung, View
 from runtime.procfs.table import leaves as all_leaves
+from runtime.procfs.values import loadavg
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -47,6 +49,9 @@ _EMPTY = {False: "file/empty", True: "file/nothing"}
 """A file and a directory with nothing in them."""
 INNER_MAX = 256
 """Inner containers with a view of their own at one time; any more see the container's."""
+LOAD_SECONDS = loadavg.PERIOD / 1_000_000_000
+CPUS_SECONDS = 0.5
+"""Between looks at the limits: the files follow them at once, the directories of CPUs within this time."""
 
 
 @dataclass(slots=True)
@@ -72,6 +77,7 @@ class Served:
     mounts: ExitStack
     devices: frozenset[DeviceNumber] = frozenset()
     """The filesystems that its leaves are files of."""
+    cpus: cpus.Directories | None = None
     masked: Collection[str] = ()
     """Paths over which the engine mounted something of its own: that stays, in fresh filesystems too."""
     inner: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -103,7 +109,10 @@ class Procfs:
         self._lock = threading.Lock()
         self._server: fuse.Server | None = None
         self._served: dict[str, Served] = {}
-        self._follower = Follower(lambda: [served.view for served in tuple(self._served.values())])
+        self._followers = (
+            Follower(lambda: [served.view for served in self._all()], loadavg.load, every=LOAD_SECONDS, name="load"),
+            Follower(self._all, _follow_cpus, every=CPUS_SECONDS, name="cpus"),
+        )
 
     def prepare(self, record: Record, base: str) -> Prepared | None:
         """Makes the container's leaves, before it has an init; the caller closes them if it comes to nothing.
@@ -114,7 +123,8 @@ class Procfs:
             try:
                 served = self._serve(record, base, undo)
                 _begin(served)
-                places = {leaf.path: _place(leaf, 0) for leaf in served.leaves} | dict(served.hidden)
+                _make_cpus(served)
+                places = _places(served, 0)
                 trees = mounts.clones(served.directory.fileno(), list(places.values()))
                 for tree in trees:
                     undo.enter_context(tree)
@@ -129,6 +139,7 @@ class Procfs:
         with prepared.undo:
             try:
                 _look(served, pid)
+                _follow_cpus(served)
                 served.masked = attach.attach(pid, prepared.trees)
                 if served.computing.tree is None:  # that supervisor may have attached some
                     served.masked = attach.masked(pid, prepared.trees)
@@ -152,7 +163,8 @@ class Procfs:
                 _look(served, pid)
                 self._show_inner_again(served)
                 _begin(served)
-                served.masked = attach.masked(pid, [*(leaf.path for leaf in served.leaves), *dict(served.hidden)])
+                _make_cpus(served)
+                served.masked = attach.masked(pid, _places(served, 0))
             except (OSError, InterceptorError) as error:
                 log.error("the leaves of /proc are lost", container=record.id, error=str(error))
                 return
@@ -211,11 +223,15 @@ class Procfs:
         if self._table:
             self._running()
 
+    def _all(self) -> Sequence[Served]:
+        return tuple(self._served.values())
+
     def _running(self) -> fuse.Server:
         with self._lock:
             if self._server is None:
                 self._server = fuse.Server()
-                self._follower.start()
+                for follower in self._followers:
+                    follower.start()
             return self._server
 
     def _serve(self, record: Record, base: str, undo: ExitStack) -> Served:
@@ -252,6 +268,9 @@ class Procfs:
     def _show_inner(self, served: Served, number: int, cgroups: Mapping[str, tuple[str, ...]]) -> None:
         view = views.inner(cgroups, served.view)
         served.computing.add(served.computed.show(number, view, self._of("read")))
+        if served.cpus is not None:
+            with in_mount_namespace(served.namespace.fileno()):
+                served.cpus.make(number, view, _leaf_places(served, number))
         served.inner[_key(cgroups)] = number
         prefix = _reach(served, "")
         served.chains[number] = {name: [path.removeprefix(prefix) for path in chain] for name, chain in cgroups.items()}
@@ -283,7 +302,7 @@ class Procfs:
             return None
         number = self._view_of(served, container, tracee, make=True)
         top = next(path for path, of_type in attach.FILESYSTEMS.items() if of_type == fstype) + "/"
-        places = {leaf.path: _place(leaf, number) for leaf in served.leaves} | dict(served.hidden)
+        places = _places(served, number)
         rows = [
             (path[len(top) :].encode(), place.encode())
             for path, place in places.items()
@@ -327,6 +346,36 @@ def _begin(served: Served) -> None:
         if mount.tree is None:
             mount.begin()
     served.devices = frozenset(_device(served.directory, kind) for kind in KINDS)
+
+
+def _make_cpus(served: Served) -> None:
+    """The directories of CPUs, of every view that there is; in the engine's mount namespace, and once leaves are served."""
+    if cpus.wanted(_places(served, 0)):
+        served.cpus = cpus.Directories(served.directory)
+        served.cpus.mount(attach.SOURCE)
+        for number in (0, *served.inner.values()):
+            served.cpus.make(number, served.computed.view(number), _leaf_places(served, number))
+        served.devices |= {_device(served.directory, name) for name in served.cpus.filesystems}
+
+
+def _follow_cpus(served: Served) -> None:
+    if served.cpus is not None:
+        for number in (0, *tuple(served.inner.values())):
+            served.cpus.follow(number, served.computed.view(number))
+
+
+def _leaf_places(served: Served, number: int) -> dict[str, str]:
+    return {leaf.path: _place(leaf, number) for leaf in served.leaves}
+
+
+def _places(served: Served, number: int) -> dict[str, str]:
+    """What is mounted into a proc and sysfs of view `number`: path → where it is below the container's directory."""
+    places = _leaf_places(served, number) | dict(served.hidden)
+    if served.cpus is not None:
+        for path, _ in cpuview.mount_points(""):
+            del places[path]
+        places[cpuview.DIRECTORY] = cpus.place(number)
+    return places
 
 
 def _device(directory: Fd, kind: str) -> DeviceNumber:

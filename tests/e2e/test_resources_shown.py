@@ -127,10 +127,13 @@ def test_every_count_of_cpus_is_the_same(limited: Limited) -> None:
     assert found == dict.fromkeys(counts, limited.expected().cpus)
 
 
+METERS = r"(\d+|CPU)\[[^\[\]]*?\d+\.\d%\]"
+
+
 def test_htop_agrees(limited: Limited) -> None:
     """Its meters, one for each CPU, and the size of memory."""
     screen = limited.htop()
-    assert len(set(re.findall(r"(\d+)\[[^\[\]]*?\d+\.\d%\]", screen))) == limited.expected().cpus, screen
+    assert len(set(re.findall(METERS, screen))) == limited.expected().cpus, screen
     assert re.search(r"Mem\[[^\]]*/512M\]", screen), screen
 
 
@@ -238,6 +241,14 @@ def test_limits_that_are_changed_are_followed_within_a_second(limited: Limited) 
         "{0}",
     ]
     assert limited.sh("free -k | awk '/^Swap/ {print $2}'") == "0"
+    assert limited.inner("info", "--format", "{{.NCPU}} {{.MemTotal}}").split() == ["1", str(256 * MiB)]
+    look = "ls -d /sys/devices/system/cpu/cpu[0-9]*"
+    wait_for(lambda: limited.sh(look) == "/sys/devices/system/cpu/cpu0", "one directory of a CPU", within=1)
+    listed = dict(re.findall(r"^([^:]+): +(\d+)$", limited.sh("lscpu"), re.MULTILINE))
+    assert (listed["CPU(s)"], listed["Core(s) per socket"], listed["Socket(s)"]) == ("1", "1", "1")
+    screen = limited.htop()
+    assert set(re.findall(METERS, screen)) == {"CPU"}, "one meter has no number"
+    assert "/256M]" in screen
 
 
 def test_there_is_one_cpu_number_of_the_host_that_stays(limited: Limited) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import whole
+from support import cgroups, whole
+from support.waiting import wait_for
 
 from runtime.procfs.values import sysctl
 from runtime.procfs.values.sysctl_kinds import Ints, Latched, Text, Unsigned
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 HIDING = "extends: [everywhere]\nselectable: true\nhidden: [/proc/keys, /proc/acpi, /sys/kernel/btf, /proc/not-there]\n"
+CPUS = Path("/sys/devices/system/cpu/cpu0/topology/core_siblings_list").read_text().strip()
 LEAVES = 'grep -c " interceptor r" /proc/self/mountinfo'
 
 
@@ -182,12 +184,42 @@ def test_what_engines_and_databases_wish_is_granted(box: whole.Box) -> None:
             assert box.sh(f"echo {value} > {path}; cat {path}").strip() == str(value)
 
 
+LOOK = "cd %s/sys/devices/system/cpu; echo $(cat online) $(ls -d cpu[0-9]*) $(cat cpu0/topology/core_siblings_list)"
+
+
+@pytest.mark.skipif("cpu" not in cgroups.controllers(), reason="containers here cannot be given CPU limits")
+@pytest.mark.skipif(not CPUS.endswith("-1"), reason="says what is seen of two CPUs that are one package")
+def test_directories_of_cpus_are_those_that_are_seen(box: whole.Box) -> None:
+    """In its own sysfs, in one that is mounted inside and in a nested user namespace; when the limit changes, too."""
+    made = whole.Box(box.host, "everywhere", ())
+    made.change(lambda values: values["linux"].setdefault("resources", {}).update(cpu={"quota": 50000, "period": 100000}))
+    box.host.undo.callback(made.remove)
+    made.start()
+    made.sh("mkdir -p /mnt/sys; mount -t sysfs sys /mnt/sys")
+    nested = f"unshare -U -r -m -n sh -euc 'mount -t sysfs sys /mnt/sys; {LOOK % '/mnt'}'"
+    looks = [LOOK % "", LOOK % "/mnt", nested]
+    assert [made.sh(look).strip() for look in looks] == ["0 cpu0 0"] * 3
+    assert "Permission denied" in made.exec("sh", "-c", "mkdir /sys/devices/system/cpu/cpu7").stderr
+    _set_quota(made.init, 200000)
+    wait_for(lambda: made.sh(LOOK % "/mnt").strip() == "0-1 cpu0 cpu1 0-1", "both CPUs", within=5)
+    assert [made.sh(look).strip() for look in looks] == ["0-1 cpu0 cpu1 0-1"] * 3
+
+
+def _set_quota(pid: int, quota: int) -> None:
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        number, names, path = line.split(":", 2)
+        if "cpu" in names.split(","):
+            Path(f"/sys/fs/cgroup/cpu{path}/cpu.cfs_quota_us").write_text(str(quota))
+        elif number == "0" and Path(f"/sys/fs/cgroup{path}/cpu.max").exists():
+            Path(f"/sys/fs/cgroup{path}/cpu.max").write_text(f"{quota} 100000")
+
+
 def test_proc_shows_every_leaf_and_who_changed_it(box: whole.Box) -> None:
     box.sh("echo 17 > /proc/sys/vm/swappiness")
     found = json.loads(box.host.interceptor("proc", "--json", box.id))
     leaves = {leaf["path"]: leaf for leaf in found["leaves"]}
     mounted = box.sh("grep ' interceptor r' /proc/self/mountinfo | cut -d ' ' -f 5 | grep -v /mnt").split()
-    assert sorted(leaves) == sorted(mounted)
+    assert sorted(leaves) == sorted({*mounted} - {"/sys/devices/system/cpu"})
     swappiness, meminfo = leaves["/proc/sys/vm/swappiness"], leaves["/proc/meminfo"]
     assert (swappiness["value"], swappiness["host"]) == ("17", Path("/proc/sys/vm/swappiness").read_text().strip())
     assert (swappiness["changed"]["comm"], swappiness["changed"]["uid"]) == ("sh", 0)

@@ -448,7 +448,7 @@ def test_loads_are_followed_when_nobody_asks(v2: Tree) -> None:
             asked.set()
         return [View({}, proc="/nonexistent"), seen]
 
-    follower = Follower(views, every=0.001)
+    follower = Follower(views, loadavg.load, every=0.001, name="load")
     follower.start()
     assert asked.wait(10)
     follower.stop()

@@ -58,11 +58,16 @@ def cpulist(node: int, view: View) -> bytes:
 
 
 def cpumap(node: int, view: View) -> bytes:
-    """nodeN/cpumap: 32-bit words in hexadecimal, as many as the host's has."""
-    host = share.host(_node(view, node, "cpumap")).strip()
-    words, value = host.count(b",") + 1, sum(1 << cpu for cpu in _of_node(view, node))
+    """nodeN/cpumap."""
+    return hexadecimal(_of_node(view, node), like=share.host(_node(view, node, "cpumap")))
+
+
+def hexadecimal(numbers: Iterable[int], *, like: bytes) -> bytes:
+    """A mask as the kernel prints it: 32-bit words, as many as the host's own has."""
+    like = like.strip()
+    words, value = like.count(b",") + 1, sum(1 << cpu for cpu in numbers)
     if words == 1:
-        return b"%0*x\n" % (len(host), value)
+        return b"%0*x\n" % (len(like), value)
     return b",".join(b"%08x" % (value >> 32 * word & 0xFFFFFFFF) for word in reversed(range(words))) + b"\n"
 
 
