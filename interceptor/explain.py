@@ -8,6 +8,7 @@ where it would begin to act: from there on the world decides.
 from __future__ import annotations
 
 import enum
+import errno
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -173,6 +174,8 @@ def explain(asked: CallText, policy: Policy, asker: Asker | None = None) -> Expl
     asker = asker or Asker()
     row, arch = asked.row, asker.arch
     number = row.number(arch)
+    if stanza.unwritten(row, policy):
+        return Explanation(Rung.FILTER, How.DENIED, "libseccomp", Fail(errno.ENOSYS), None, stanza.UNWRITTEN)
     if number is None:
         return Explanation(Rung.KERNEL, How.CONTINUED, "", None, None, f"{arch.name.lower()} has no {row.name}")
     asked = replace(asked, registers=tuple(r & arch.register_mask for r in asked.registers))

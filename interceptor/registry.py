@@ -121,6 +121,8 @@ class Syscall:
     """In the place of `when`, for calls that are about ceilings: native, and not in the filter, without one."""
     given: str = ""
     """A pointer without which (NULL) it is another call, the kernel's own: asking for a limit instead of setting it."""
+    young: bool = False
+    """Libseccomp may not know it yet: then no filter can send it to us. YOUNG has its number."""
 
     def number(self, arch: Arch) -> int | None:
         """The call's number on `arch`; None where that architecture has no such call."""
@@ -133,6 +135,11 @@ def resolve(name: str, arch: Arch) -> int | None:
     number = pyseccomp.resolve_syscall(_SCMP_ARCH[arch], name)
     return number if number >= 0 else None
 
+
+YOUNG: Mapping[str, int] = {
+    "setxattrat": 463, "getxattrat": 464, "listxattrat": 465, "removexattrat": 466, "open_tree_attr": 467,
+}  # fmt: skip
+"""Linux scripts/syscall.tbl, include/uapi/asm-generic/unistd.h: since 5.1 a new call has one number on all architectures."""
 
 _SCMP_ARCH = {Arch.X86_64: pyseccomp.Arch.X86_64, Arch.I386: pyseccomp.Arch.X86, Arch.AARCH64: pyseccomp.Arch.AARCH64}
 
@@ -161,8 +168,8 @@ def handles(
     shortest way, and must not take pointers. `optional`: off unless a policy has a rule for the call; the shipped
     default.yaml says so with an unconditional `native`. `shortcut` is what native/shortcut.c may decide without the
     handler. `redo`: what becomes of a call in which the supervisor dies. `young`: libseccomp may not know
-    the call yet, and then it is never intercepted. `io_uring`: io_uring_enter(2) can do it as well, so that where policy has
-    it intercepted there is no io_uring. `lends` and `given` see `Syscall`.
+    the call yet, and then it is ENOSYS where policy decides about it. `io_uring`: io_uring_enter(2) can do it
+    as well, so that where policy has it intercepted there is no io_uring. `lends` and `given` see `Syscall`.
     Raises TypeError for an args class that is none and ValueError for a name that libseccomp does not know or that is
     registered already.
     """
@@ -180,6 +187,8 @@ def handles(
             raise TypeError(f"{name}: without a ceiling nothing is lent, and `when` would say that something is")
         if pure and (signature.pointers or needs):
             raise TypeError(f"{name}: a pure handler takes neither pointers nor permissions")
+        if young and name not in YOUNG:
+            raise ValueError(f"{name!r} is not in YOUNG, which has the numbers of calls that libseccomp may not know")
         if not young and all(resolve(name, arch) is None for arch in Arch):
             raise ValueError(f"{name!r} is no system call that libseccomp knows")
         if name in _rows and _rows[name].module != handler.__module__:
@@ -190,6 +199,7 @@ def handles(
             optional=optional, io_uring=io_uring,
             shortcut=shortcut,
             redo=redo,
+            young=young,
             lends=lends,
             given=given,
         )  # fmt: skip

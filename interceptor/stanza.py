@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from interceptor.args import Arch, Field, Flags, Integer, Reader, String
 from interceptor.patterns import is_glob
 from interceptor.policy import Condition, Decision, Do, FlagSet, Numbers, Policy, Rule, Text
+from interceptor.registry import YOUNG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +56,23 @@ _NO_IO_URING: OciRule = {"names": ["io_uring_setup"], "action": "SCMP_ACT_ERRNO"
 def _exists(row: Syscall) -> bool:
     """Whether libseccomp knows the call on any architecture."""
     return any(row.number(arch) is not None for arch in Arch)
+
+
+def absent(rows: Mapping[str, Syscall], policy: Policy, *, knows_young: bool) -> list[int]:
+    """Numbers of calls about which policy decides, and for which no rule can be written, because libseccomp does not know
+    them. They are ENOSYS, by a filter of ours beneath the runtime's (native/shim_process.c), so that programs make the older
+    calls, which policy sees. `knows_young`: the runtime's own libseccomp is as new as ours.
+    """
+    young = (row for row in rows.values() if row.young and not (_exists(row) and knows_young))
+    return sorted(YOUNG[row.name] for row in young if any(_rules(row, policy)))
+
+
+UNWRITTEN = "libseccomp does not know the call, so that no filter can send it to the supervisor; programs make the older one"
+
+
+def unwritten(row: Syscall, policy: Policy) -> bool:
+    """Whether policy decides about a call that libseccomp does not know: it is ENOSYS then."""
+    return row.young and not _exists(row) and any(_rules(row, policy))
 
 
 def _rules(row: Syscall, policy: Policy) -> Iterator[OciRule]:

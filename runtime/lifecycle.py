@@ -190,6 +190,7 @@ class Lifecycle:
             "time_namespace": process.has_time_namespaces(),
             "chown_stdio": runtime.chown_stdio and asked.stdio_null,
             "oom_score_adj": record.oom_score and asdict(record.oom_score),
+            "absent": record.absent,
         }
 
     @contextmanager
@@ -291,7 +292,8 @@ class Lifecycle:
         if container is None or container.init_pid is None:
             raise InterceptorError(f"container {container_id} is not known, or has no process that one could join")
         policy = self._core.policy(container.policy)
-        score = records.load(self._host.places.container(container_id)).oom_score
+        record = records.load(self._host.places.container(container_id))
+        score = record.oom_score
         if request.body.get("process") is not None:
             facts = replace(self._host.facts(container.ids, policy), oom_score=score)
             path = requests.absolute(request.body, "process")
@@ -304,6 +306,7 @@ class Lifecycle:
             "init_pid": container.init_pid,
             "chown_stdio": runtime.chown_stdio,
             "oom_score_adj": score and asdict(score),
+            "absent": record.absent,
         }
 
     def _namespace_of(self, request: Request, container_id: str) -> Fd:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from interceptor import stanza
 from interceptor.errors import InterceptorError
 from interceptor.native import mounts
 from interceptor.native.fd import Fd
@@ -235,6 +236,7 @@ class _Preparation:
             wait_killable=self.record.wait_killable,
         )  # fmt: skip
         self.record.filter = rules
+        self.record.absent = stanza.absent(self.host.rows, self.policy, knows_young=self.runtime.knows_young)
         return replace(
             self.host.facts(self.record.ids, self.policy),
             rootfs=f"{base}/rootfs",

@@ -68,6 +68,8 @@ class Record:
     """Ceilings.sysctls, as they were."""
     cgroup: int = 0
     """Container.cgroup."""
+    absent: list[int] = field(default_factory=list)
+    """Numbers of system calls that are ENOSYS beneath its profile."""
     oom_score: OomScore | None = None
     """What it was lent."""
     filter: list[dict[str, Any]] | None = None

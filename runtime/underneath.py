@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WAIT_KILLABLE = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
 _CANDIDATES = ("runc", "crun")
 _CRUN_WAIT_KILLABLE = (1, 6)
+_YOUNG_LIBSECCOMP = (2, 6)
 _SECONDS = 10
 _VERSION = re.compile(r"(\w[\w-]*) version (\d+)\.(\d+)")
 
@@ -35,6 +36,8 @@ class Underneath:
     version: tuple[int, int]
     wait_killable: bool
     """It can set SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV on a container's filter."""
+    knows_young: bool
+    """Its libseccomp knows the calls of `registry.YOUNG`, as far as ours does."""
     chown_stdio: bool
     """It gives its standard streams to the container's root (crun does, to the host's own /dev/null too)."""
 
@@ -91,6 +94,7 @@ def _ask(path: str) -> Underneath:
         kind,
         version,
         _wait_killable(path, kind, version),
+        _knows_young(path),
         chown_stdio=kind == "crun",
     )
 
@@ -101,6 +105,13 @@ def _wait_killable(path: str, kind: str, version: tuple[int, int]) -> bool:
     if flags is not None:
         return WAIT_KILLABLE in flags
     return kind == "crun" and version >= _CRUN_WAIT_KILLABLE
+
+
+def _knows_young(path: str) -> bool:
+    """False only where it says that it has an older one: mostly it has the one that we have, too."""
+    said = (_features(path).get("annotations") or {}).get("io.github.seccomp.libseccomp.version")
+    found = re.match(r"(\d+)\.(\d+)", said) if isinstance(said, str) else None
+    return found is None or (int(found[1]), int(found[2])) >= _YOUNG_LIBSECCOMP
 
 
 def _features(path: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""open_tree(2), fspick(2), mount_setattr(2): the kernel's, and here for policies that switch the new mount API off.
+"""open_tree(2), open_tree_attr(2), fspick(2), mount_setattr(2): the kernel's; here for policies that switch the API off.
 
 What these do with a mount the kernel allows whoever has CAP_SYS_ADMIN over the mount namespace; locked flags and mounts stay
 locked, and id maps need the filesystem's own user namespace. Nothing is lent here.
@@ -30,6 +30,17 @@ class OpenTreeArgs:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenTreeAttrArgs:
+    """The five registers of open_tree_attr(2)."""
+
+    dfd: DirFd
+    filename: MaybePath
+    flags: UInt
+    uattr: Pointer
+    usize: ULong
+
+
+@dataclass(frozen=True, slots=True)
 class FspickArgs:
     """The three registers of fspick(2)."""
 
@@ -51,6 +62,11 @@ class MountSetattrArgs:
 
 @handles("open_tree", optional=True, note="The kernel's, unless a rule says otherwise.")
 def open_tree(_call: Call, _args: OpenTreeArgs) -> Verdict:
+    return _NATIVE
+
+
+@handles("open_tree_attr", optional=True, young=True, note="As open_tree; ENOSYS where a rule needs a newer libseccomp.")
+def open_tree_attr(_call: Call, _args: OpenTreeAttrArgs) -> Verdict:
     return _NATIVE
 
 

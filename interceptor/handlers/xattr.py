@@ -175,7 +175,7 @@ class RemoveAtArgs:
 NEEDS = Needs(Cap.SYS_ADMIN, owner_of=Namespace.MOUNT)
 NOTE = "trusted.* of the container's own files; all other names are the kernel's."
 ALSO = "As setxattr."
-YOUNG = "As setxattr; where libseccomp (2.6) and the runtime know the call."
+YOUNG = "As setxattr; ENOSYS where libseccomp (before 2.6), or the runtime's own, does not know the call."
 
 
 @handles("setxattr", needs=NEEDS, redo=Redo.DETECTABLE, optional=True, io_uring=True, note=NOTE)

@@ -163,8 +163,15 @@ struct oom_score {
  * (no CAP_SYS_RESOURCE) stays where it is.
  */
 bool oom_score_take(const struct oom_score *score);
-/* fork and execv; the child dies with us. `score` is the child's, or NULL. */
-pid_t launch(char *const *argv, const struct oom_score *score);
+/* System calls that do not exist for a container, because libseccomp does not know them (interceptor/stanza.py, absent()). */
+#define ABSENT_MAX 16
+struct absent_calls {
+	unsigned count, numbers[ABSENT_MAX];
+};
+/* Makes them ENOSYS for this process and whatever it becomes and starts; false with errno. */
+bool absent_install(const struct absent_calls *absent);
+/* fork and execv; the child dies with us. `score` and `absent` are the child's, or NULL. */
+pid_t launch(char *const *argv, const struct oom_score *score, const struct absent_calls *absent);
 /* 0 … 255, or 128 + the signal that ended it. */
 int exit_status(int wait_status);
 /* Its exit status; it runs on the clock of container `clock_of`, unless that is NULL. */

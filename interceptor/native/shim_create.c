@@ -69,6 +69,18 @@ static struct oom_score oom_score_of(struct json reply)
 	return score;
 }
 
+static struct absent_calls absent_of(struct json reply)
+{
+	struct absent_calls absent = {0};
+	for (struct json each = json_first(json_member(reply, "absent")); each.at; each = json_next(each)) {
+		long number;
+		if (absent.count == ABSENT_MAX || !json_integer(each, &number))
+			fail("the supervisor's answer has system calls that are no numbers, or too many");
+		absent.numbers[absent.count++] = (unsigned)number;
+	}
+	return absent;
+}
+
 /* ---- create ---- */
 
 static void ask_create(const struct options *options, struct control *control)
@@ -184,7 +196,8 @@ int create(const struct options *options, struct created *created)
 	int signals = watch_signals(&before);
 	struct text resume = resume_message(options);
 	struct oom_score score = oom_score_of(control.reply);
-	int status = await_runtime(launch(argv, &score), signals, &control, &resume, &gone);
+	struct absent_calls absent = absent_of(control.reply);
+	int status = await_runtime(launch(argv, &score, &absent), signals, &control, &resume, &gone);
 	close(signals);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	*created = (struct created){.runtime = argv[0], .pid = !status && pid_file ? read_pid_file(pid_file) : -1};
@@ -223,6 +236,9 @@ void exec_in_container(const struct options *options)
 	struct oom_score score = oom_score_of(control.reply);
 	if (!oom_score_take(&score))
 		fail("/proc/self/oom_score_adj %ld: %s", score.value, strerror(errno));
+	struct absent_calls absent = absent_of(control.reply);
+	if (!absent_install(&absent))
+		fail("a seccomp filter: %s", strerror(errno));
 	become(argv);
 }
 
