@@ -124,28 +124,40 @@ pid_t read_pid_file(const char *path)
 
 /* ---- time namespaces ---- */
 
-/* What /proc/self/timens_offsets says of a clock, in seconds. Our own namespace may already be off the first one's. */
+#define SECOND 1000000000ll
+#define BEGINNING (SECOND / 20)
+
+/* What /proc/self/timens_offsets says of a clock, in ns. Our own namespace may already be off the first one's. */
 static long long offset_now(const char *offsets, const char *clock)
 {
 	const char *line = offsets ? strstr(offsets, clock) : NULL;
-	return line ? strtoll(line + strlen(clock), NULL, 10) : 0;
+	char *rest;
+	long long seconds = line ? strtoll(line + strlen(clock), &rest, 10) : 0;
+	return line ? seconds * SECOND + strtoll(rest, NULL, 10) : 0;
 }
 
-/* Offsets count from the first time namespace's clocks (kernel/time/namespace.c, proc_timens_set_offset()). Whole seconds,
- * so that no clock becomes negative, which would be ERANGE.
+/* The line that has a clock begin anew: at a twentieth of a second, not at 0, because a process that starts in the first clock
+ * tick has the start time 0, which crun takes for one that it does not know. What it does not know it takes for running, also
+ * when init is a zombie, and does not delete.
  */
+static const char *anew(const char *offsets, const char *name, clockid_t clock)
+{
+	struct timespec now;
+	clock_gettime(clock, &now);
+	long long offset = offset_now(offsets, name) - (now.tv_sec * SECOND + now.tv_nsec) + BEGINNING;
+	long long nanoseconds = ((offset % SECOND) + SECOND) % SECOND;
+	return format("%s %lld %lld\n", name, (offset - nanoseconds) / SECOND, nanoseconds);
+}
+
+/* Offsets count from the first time namespace's clocks (kernel/time/namespace.c, proc_timens_set_offset()). */
 int time_namespace_new(void)
 {
 	static const char path[] = "/proc/self/timens_offsets";
-	struct timespec monotonic, boottime;
 	char *offsets = read_file(path, NULL);
 	int host = open("/proc/self/ns/time", O_RDONLY | O_CLOEXEC);
 	if (!offsets || host < 0 || unshare(CLONE_NEWTIME) < 0)
 		return -1;
-	clock_gettime(CLOCK_MONOTONIC, &monotonic);
-	clock_gettime(CLOCK_BOOTTIME, &boottime);
-	char *wanted = format("monotonic %lld 0\nboottime %lld 0\n", offset_now(offsets, "monotonic") - monotonic.tv_sec,
-			      offset_now(offsets, "boottime") - boottime.tv_sec);
+	const char *wanted = format("%s%s", anew(offsets, "monotonic", CLOCK_MONOTONIC), anew(offsets, "boottime", CLOCK_BOOTTIME));
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, wanted, strlen(wanted)) != (ssize_t)strlen(wanted))
 		fail("%s: %s", path, strerror(errno));

@@ -113,6 +113,8 @@ def test_clocks_start_at_zero_and_our_own_stay(host: Host) -> None:
     host.shim("start", host.id)
     uptime = float(host.shim("exec", host.id, "cat", "/proc/uptime").stdout.split()[0])
     assert 0 <= uptime < 60
+    stat = host.shim("exec", host.id, "cat", "/proc/1/stat").stdout
+    assert int(stat.rpartition(")")[2].split()[19]) > 0, "crun does not know a process that starts in the first tick"
     inside = host.shim("exec", host.id, "readlink", "/proc/self/ns/time").stdout.strip()
     assert inside == os.readlink(f"/proc/{host.pid()}/ns/time") != os.readlink("/proc/self/ns/time")  # noqa: PTH115
     offsets = dict(line.split()[:2] for line in Path(f"/proc/{host.pid()}/timens_offsets").read_text().splitlines())
