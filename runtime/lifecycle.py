@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from interceptor import registry
 from interceptor.errors import InterceptorError
-from interceptor.native import files
+from interceptor.native import files, mounts
+from interceptor.native.fd import Fd
 from interceptor.native.namespaces import in_mount_namespace
 from interceptor.policy import LeafScope
 from runtime import (
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from interceptor.container import Container, DeviceNumber
-    from interceptor.native.fd import Fd
     from interceptor.ports import Core, Request
     from runtime.config import HostConfig, Places
     from runtime.mountinfo import Mount
@@ -277,6 +277,8 @@ class Lifecycle:
             nodes.give(pid, parts.nodes)
             if parts.leaves is not None:
                 self._procfs.give(record, parts.leaves, pid)
+            if record.machine:
+                _share_mounts(pid)
             record.immutable = sorted(mountinfo.ids(files.text(f"/proc/{pid}/mountinfo")))
             record.init_pid, record.init_start = pid, process.start_time(pid)
             record.save(base)
@@ -342,6 +344,19 @@ class Lifecycle:
             with self._namespace_of(request, container_id) as namespace:
                 removal.remove(self._host, record, namespace)
         return {}
+
+
+def _share_mounts(pid: int) -> None:
+    """All mounts of the container become peers of their copies in further mount namespaces inside, as the kernel's are on a
+    machine that systemd boots. In a container systemd leaves that to who made it (src/shared/mount-setup.c, mount_setup()), and
+    from 250 on it mounts credentials in a namespace of its own, from where they would be propagated nowhere. Nothing
+    leads out: no mount here is a peer of one outside (CL_SHARED_TO_SLAVE, CL_UNPRIVILEGED; mount_namespaces(7)).
+    """
+    with (
+        Fd(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace,
+        in_mount_namespace(namespace.fileno()),
+    ):
+        mounts.set_attributes("/", propagation=mounts.MS_SHARED, recursive=True)
 
 
 def _note_init(container: Container, record: Record, pid: int, leaves: frozenset[DeviceNumber]) -> None:

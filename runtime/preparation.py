@@ -182,6 +182,7 @@ class _Preparation:
         self.record.rootfs = found[0]
         arguments = self.config["process"].get("args") or []
         systemd = ociconfig.is_systemd(arguments, _resolved(self.record.rootfs.engine, arguments))
+        self.record.machine = systemd
         data = self._fill_data_directories(entries)
         rootfs.attach(found, f"{base}/rootfs", clones, self.record.ids, self.undo)
         bound = binds.attach(

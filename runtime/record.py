@@ -72,6 +72,8 @@ class Record:
     """Numbers of system calls that are ENOSYS beneath its profile."""
     oom_score: OomScore | None = None
     """What it was lent."""
+    machine: bool = False
+    """Its first program expects a machine (ociconfig.is_systemd)."""
     filter: list[dict[str, Any]] | None = None
     """Container.filter; None in a record of an older version."""
 

@@ -5,6 +5,9 @@ systemd 257 and util-linux 2.41 on the main variant, systemd 262 and util-linux 
 
 from __future__ import annotations
 
+import contextlib
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,16 +91,31 @@ SANDBOXES = {
 
 
 @pytest.mark.parametrize("what", SANDBOXES)
-def test_systemds_sandboxes(request: pytest.FixtureRequest, system: SystemContainer, what: str) -> None:
-    if what == "credentials" and "sid" not in request.node.callspec.id:
-        # systemd 257 mounts them in a namespace of its own, from where nothing is propagated to a private root.
-        pytest.skip("the same without us, in a user namespace under runc: the credentials of systemd 257 are nowhere")
+def test_systemds_sandboxes(system: SystemContainer, what: str) -> None:
     script = 'test ! -v CREDENTIALS_DIRECTORY || test "$(cat $CREDENTIALS_DIRECTORY/secret)" = words; echo fine'
     done = system.exec(
         "systemd-run", "--wait", "--pipe", "--quiet", "--expand-environment=no", *SANDBOXES[what].split(),
         "bash", "-euc", script, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "fine", done.stdout + done.stderr
+
+
+def groups(mountinfo: str) -> set[str]:
+    """The peer groups of mounts (proc_pid_mountinfo(5))."""
+    return set(re.findall(r" (shared:[0-9]+)", mountinfo))
+
+
+def test_mounts_are_shared_inside_and_with_nobody_outside(system: SystemContainer) -> None:
+    root = next(line for line in system.sh("cat /proc/1/mountinfo").splitlines() if line.split()[4] == "/")
+    inside, hosts = groups(system.sh("cat /proc/1/mountinfo")), Path("/proc/self/ns/user").stat().st_ino
+    assert groups(root) <= inside
+    assert groups(root)
+    outside: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if (process / "ns/user").stat().st_ino == hosts:
+                outside |= groups((process / "mountinfo").read_text())
+    assert not inside & outside
 
 
 def test_no_unit_failed(system: SystemContainer) -> None:
