@@ -29,20 +29,17 @@
 struct node {
 	char name[IC_FUSE_NAME_MAX];
 	uint32_t mode;
-	char *text, *next;           /* what is shown, and while readers drain what will be */
-	uint32_t size, next_size, room;
+	char *text;
+	uint32_t size;
 	uint64_t taken, changed;     /* CLOCK_MONOTONIC of the snapshot, CLOCK_REALTIME of its last change */
 	uint64_t asked;              /* when somebody last asked */
 	uint64_t drained;            /* until when readers drain; 0: they do not */
-	uint64_t owed_until;
-	uint32_t owed;               /* readers who have the beginning of this text, up to its old size */
 	int growing;                 /* it has been longer than at first: leave room */
 };
 
 struct waiting {
-	uint64_t unique, offset;
-	uint32_t node, size, tid;
-	int answered;                /* it has had its beginning */
+	uint64_t unique;
+	uint32_t node;
 };
 
 struct mount {
@@ -172,26 +169,29 @@ static void show(struct node *node, char *text, uint32_t size)
 	touch(node);
 }
 
-static void drain(struct ic_fuse_server *server, struct node *node, char *text, uint32_t size, uint64_t time)
+/* A new snapshot. When it is longer and somebody might see its end as the rest of the old one, the old one stays, and they
+ * drain; with `drained`, they have. 0, or an errno. */
+static int renew(struct ic_fuse_server *server, const struct mount *mount, uint32_t id, uint64_t time, int quiet, int drained)
 {
-	node->next = text;
-	node->next_size = size;
-	node->drained = time + DRAIN_NS;
-	server->drains++;
-	touch(node); /* no page of the old text is read from now on */
-}
+	struct node *node = mount->nodes[id];
+	int64_t size = ask(server, mount, id);
+	uint32_t length;
+	char *text;
 
-/* Who was answered with the new text up to the old size comes back for the rest: the same text must still be there. */
-static void end_drain(struct ic_fuse_server *server, struct node *node, uint64_t time)
-{
-	if (!node->next)
-		return;
-	server->drains--;
-	show(node, node->next, node->next_size);
-	node->next = 0;
-	node->drained = 0;
+	if (size < 0)
+		return size > -ERRNO_END ? (int)-size : EIO;
+	length = shown(node, (uint32_t)size, quiet);
+	if (node->text && length > node->size && !quiet && !drained) {
+		node->drained = time + DRAIN_NS;
+		server->drains++;
+		return 0;
+	}
+	text = fill(server->scratch, (uint32_t)size, length);
+	if (!text)
+		return ENOMEM;
 	node->taken = time;
-	node->owed_until = time - DRAIN_NS + OWED_NS;
+	show(node, text, length);
+	return 0;
 }
 
 /* Makes a snapshot if there is none that is still good. 0, or an errno; what cannot be made anew stays as it was. */
@@ -199,84 +199,15 @@ static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t 
 {
 	struct node *node = mount->nodes[id];
 	uint64_t time = now(CLOCK_MONOTONIC);
-	int quiet = mount->direct || time - node->asked > QUIET_NS;
-	int64_t size;
-	uint32_t length;
-	char *text;
+	int quiet = mount->direct || time - node->asked > QUIET_NS, error;
 
 	node->asked = time;
-	if (node->next || (node->owed && time < node->owed_until))
+	if (node->drained)
 		return 0;
 	if (node->text && !mount->direct && time - node->taken < server->valid)
 		return 0;
-	size = ask(server, mount, id);
-	if (size < 0)
-		return node->text ? 0 : size > -ERRNO_END ? (int)-size : EIO;
-	length = shown(node, (uint32_t)size, quiet);
-	text = fill(server->scratch, (uint32_t)size, length);
-	if (!text)
-		return node->text ? 0 : ENOMEM;
-	node->taken = time;
-	if (node->text && length > node->size && !quiet)
-		drain(server, node, text, length, time);
-	else
-		show(node, text, length);
-	return 0;
-}
-
-/* ---- readers who wait for a drain -------------------------------------------------------------------------------------- */
-
-static void send_part(const struct mount *mount, const struct node *node, uint64_t unique, uint64_t offset, uint32_t size)
-{
-	uint32_t rest = offset < node->size ? node->size - (uint32_t)offset : 0;
-
-	answer(mount, unique, 0, node->text + (rest ? offset : 0), rest < size ? rest : size);
-}
-
-/* Answers the reads of `id` that waited for the drain. They end at the old size still: their threads come back for the rest,
- * and until then the text stays. */
-static void send_waiting(struct mount *mount, uint32_t id)
-{
-	uint32_t i;
-
-	for (i = 0; i < mount->waiting_count; i++) {
-		struct waiting *read = &mount->waiting[i];
-
-		if (read->node != id || read->answered)
-			continue;
-		send_part(mount, mount->nodes[id], read->unique, read->offset, read->size);
-		read->answered = 1;
-		mount->nodes[id]->owed++;
-	}
-}
-
-/* Thread `tid` is back, or everybody who is owed something has had time enough (`tid` 0). */
-static void settle(struct mount *mount, uint32_t id, uint32_t tid)
-{
-	uint32_t i, kept = 0;
-
-	for (i = 0; i < mount->waiting_count; i++) {
-		struct waiting *read = &mount->waiting[i];
-
-		if (read->node == id && read->answered && (!tid || read->tid == tid))
-			mount->nodes[id]->owed--;
-		else
-			mount->waiting[kept++] = *read;
-	}
-	mount->waiting_count = kept;
-}
-
-static void come_back(struct mount *mount, uint32_t id, uint32_t tid)
-{
-	struct node *node = mount->nodes[id];
-
-	if (!node->owed)
-		return;
-	settle(mount, id, tid);
-	if (node->owed && now(CLOCK_MONOTONIC) >= node->owed_until)
-		settle(mount, id, 0);
-	if (!node->owed)
-		node->taken = now(CLOCK_MONOTONIC); /* it still has to read */
+	error = renew(server, mount, id, time, quiet, 0);
+	return node->text ? 0 : error;
 }
 
 /* ---- attributes ------------------------------------------------------------------------------------------------------- */
@@ -309,32 +240,58 @@ static uint64_t validity(const struct ic_fuse_server *server, const struct mount
 	if (mount->direct)
 		return 0;
 	age = now(CLOCK_MONOTONIC) - node->taken;
-	return !node->next && !node->owed && age < server->valid ? server->valid - age : 0;
+	return !node->drained && age < server->valid ? server->valid - age : 0;
 }
 
-static void getattr(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in)
+static void send_attributes(const struct ic_fuse_server *server, const struct mount *mount, uint32_t id, uint64_t unique)
+{
+	uint64_t valid = validity(server, mount, find(mount, id));
+	struct fuse_attr_out out = {.attr_valid = valid / SECOND, .attr_valid_nsec = (uint32_t)(valid % SECOND)};
+
+	attributes(mount, id, &out.attr);
+	answer(mount, unique, 0, &out, sizeof out);
+}
+
+static int wait_for_drain(struct mount *mount, const struct fuse_in_header *in)
+{
+	if (!mount->waiting)
+		mount->waiting = calloc(WAITING_MAX, sizeof *mount->waiting);
+	if (!mount->waiting || mount->waiting_count == WAITING_MAX)
+		return 0;
+	mount->waiting[mount->waiting_count++] = (struct waiting){in->unique, (uint32_t)in->nodeid};
+	return 1;
+}
+
+static void end_drain(struct ic_fuse_server *server, struct mount *mount, uint32_t id, uint64_t time)
+{
+	uint32_t i, kept = 0;
+
+	mount->nodes[id]->drained = 0;
+	server->drains--;
+	renew(server, mount, id, time, 0, 1);
+	for (i = 0; i < mount->waiting_count; i++)
+		if (mount->waiting[i].node == id)
+			send_attributes(server, mount, id, mount->waiting[i].unique);
+		else
+			mount->waiting[kept++] = mount->waiting[i];
+	mount->waiting_count = kept;
+}
+
+/* Who asks without an open file (open(2) does, and stat(2)) has not begun to read. */
+static void getattr(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in, int reading)
 {
 	struct node *node = find(mount, in->nodeid);
-	struct fuse_attr_out out = {0};
-	uint64_t valid;
 	int error;
 
 	if (!node && in->nodeid != FUSE_ROOT_ID) {
 		refuse(mount, in, ENOENT);
 		return;
 	}
-	if (node)
-		come_back(mount, (uint32_t)in->nodeid, in->pid);
 	error = node ? refresh(server, mount, (uint32_t)in->nodeid) : 0;
-	if (error) {
+	if (error)
 		refuse(mount, in, error);
-		return;
-	}
-	attributes(mount, (uint32_t)in->nodeid, &out.attr);
-	valid = validity(server, mount, node);
-	out.attr_valid = valid / SECOND;
-	out.attr_valid_nsec = (uint32_t)(valid % SECOND);
-	answer(mount, in->unique, 0, &out, sizeof out);
+	else if (!node || !node->drained || reading || !wait_for_drain(mount, in))
+		send_attributes(server, mount, (uint32_t)in->nodeid, in->unique);
 }
 
 /* Makes no snapshot: what is only looked up (to be mounted somewhere) need not be computed. */
@@ -362,22 +319,12 @@ static void lookup(const struct mount *mount, const struct fuse_in_header *in, c
 
 /* ---- reading and writing ---------------------------------------------------------------------------------------------- */
 
-static int wait_for_drain(struct mount *mount, const struct fuse_in_header *in, const struct fuse_read_in *read)
-{
-	if (!mount->waiting)
-		mount->waiting = calloc(WAITING_MAX, sizeof *mount->waiting);
-	if (!mount->waiting || mount->waiting_count == WAITING_MAX)
-		return 0;
-	mount->waiting[mount->waiting_count++] =
-		(struct waiting){in->unique, read->offset, (uint32_t)in->nodeid, read->size, in->pid, 0};
-	return 1;
-}
-
 /* What is asked for belongs to a snapshot that the attributes have announced already. */
 static void read_file(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
 		      const struct fuse_read_in *read)
 {
 	struct node *node = find(mount, in->nodeid);
+	uint32_t rest;
 	int error;
 
 	if (!node) {
@@ -385,10 +332,12 @@ static void read_file(struct ic_fuse_server *server, struct mount *mount, const 
 		return;
 	}
 	error = node->text ? 0 : refresh(server, mount, (uint32_t)in->nodeid);
-	if (error)
+	if (error) {
 		refuse(mount, in, error);
-	else if (!node->next || !wait_for_drain(mount, in, read))
-		send_part(mount, node, in->unique, read->offset, read->size);
+		return;
+	}
+	rest = read->offset < node->size ? node->size - (uint32_t)read->offset : 0;
+	answer(mount, in->unique, 0, node->text + (rest ? read->offset : 0), rest < read->size ? rest : read->size);
 }
 
 /* A write elsewhere than at the start changes nothing and succeeds, as sysctl_writes_strict has it for numbers
@@ -426,7 +375,7 @@ static void setattr(struct ic_fuse_server *server, struct mount *mount, const st
 	if (set->valid & (FATTR_MODE | FATTR_UID | FATTR_GID))
 		refuse(mount, in, EPERM);
 	else
-		getattr(server, mount, in);
+		getattr(server, mount, in, 1);
 }
 
 static void open_file(const struct mount *mount, const struct fuse_in_header *in)
@@ -469,6 +418,7 @@ static size_t least(uint32_t opcode)
 {
 	switch (opcode) {
 	case FUSE_INIT: return 4 * sizeof(uint32_t); /* what every version has: major, minor, max_readahead, flags */
+	case FUSE_GETATTR: return sizeof(struct fuse_getattr_in);
 	case FUSE_READ: return sizeof(struct fuse_read_in);
 	case FUSE_WRITE: return sizeof(struct fuse_write_in);
 	case FUSE_SETATTR: return sizeof(struct fuse_setattr_in);
@@ -484,7 +434,7 @@ static void dispatch(struct ic_fuse_server *server, struct mount *mount, const s
 	switch (in->opcode) {
 	case FUSE_INIT: init(mount, in, body); break;
 	case FUSE_LOOKUP: lookup(mount, in, body, size); break;
-	case FUSE_GETATTR: getattr(server, mount, in); break;
+	case FUSE_GETATTR: getattr(server, mount, in, !!(((const struct fuse_getattr_in *)body)->getattr_flags & FUSE_GETATTR_FH)); break;
 	case FUSE_SETATTR: setattr(server, mount, in, body); break;
 	case FUSE_OPEN: open_file(mount, in); break;
 	case FUSE_READ: read_file(server, mount, in, body); break;
@@ -531,14 +481,12 @@ static int end_drains(struct ic_fuse_server *server)
 		for (id = FIRST_NODE; mount->used && id < mount->node_count; id++) {
 			struct node *node = mount->nodes[id];
 
-			if (!node || !node->next)
+			if (!node || !node->drained)
 				continue;
-			if (node->drained > time) {
+			if (node->drained > time)
 				next = node->drained < next ? node->drained : next;
-				continue;
-			}
-			end_drain(server, node, time);
-			send_waiting(mount, id);
+			else
+				end_drain(server, mount, id, time);
 		}
 	}
 	return next == UINT64_MAX ? -1 : (int)((next - time) / 1000000) + 1;
@@ -682,10 +630,9 @@ static void empty(struct ic_fuse_server *server, struct mount *mount)
 
 		if (!node)
 			continue;
-		if (node->next)
+		if (node->drained)
 			server->drains--;
 		free(node->text);
-		free(node->next);
 		free(node);
 	}
 	free(mount->nodes);

@@ -11,7 +11,8 @@
  * No reader is to see a mixture. A snapshot is whole, and its size stays what it was for as long as somebody keeps reading:
  * a text that got shorter, or longer by less than there is room, ends in blanks before its last newline. Otherwise a reader
  * that asks for more at the end would get the end of a longer, newer text. Only a text that outgrows all of that changes the
- * size, and then new readers wait (DRAIN_NS) until those who had begun have heard that their file ends where it did.
+ * size. Then the old one is shown for a while (DRAIN_NS) to those who have it open, so that they hear that it ends where it
+ * did; who opens it meanwhile waits, and gets a new one, whole.
  * The limits of it: who gets no CPU for as long, between the end of a file and the read(2) that says so, is shown what has grown
  * there; a text that is read by several read(2)s, or is longer than a page, may change between two of them, or of its pages.
  * Only who answers OPEN can give each reader a snapshot of its own, and that takes as long as LXCFS takes.

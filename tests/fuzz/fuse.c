@@ -201,12 +201,17 @@ static uint64_t number(void)
 static size_t structure(uint32_t opcode, uint8_t *body, uint32_t *asked)
 {
 	static const char *const names[] = {"two", "three", "no", "", "..", "two/"};
+	struct fuse_getattr_in get = {0};
 	struct fuse_read_in read = {0};
 	struct fuse_write_in write = {0};
 	struct fuse_init_in init = {.flags = UINT32_MAX};
 	struct fuse_setattr_in set = {0};
 
 	switch (opcode) {
+	case FUSE_GETATTR:
+		get.getattr_flags = (uint32_t)take(&kernel.input, 1);
+		memcpy(body, &get, sizeof get);
+		return sizeof get;
 	case FUSE_READ:
 		read.offset = number();
 		*asked = read.size = (uint32_t)(number() * 16 % (ASKED + 1));

@@ -131,7 +131,8 @@ class _Varying:
         raise AssertionError((node, data, tid, uid))
 
 
-def test_100_000_reads_while_sizes_change_are_whole_and_new(tmp_path: Path) -> None:
+@pytest.mark.parametrize("buffer", [65536, 0], ids=["to-the-end", "at-once"])
+def test_100_000_reads_while_sizes_change_are_whole_and_new(buffer: int, tmp_path: Path) -> None:
     readers = probes.probe("whole_reads")
     server, source = fuse.Server(), _Varying()
     at = tmp_path / "leaf"
@@ -140,7 +141,7 @@ def test_100_000_reads_while_sizes_change_are_whole_and_new(tmp_path: Path) -> N
         mount = server.mount(source, name="test", owner=(0, 0), direct=False)
         mount.add([(2, "varying", 0o444)])
         mount_calls.move_mount(mount.tree.fileno(), str(at))
-        command = [str(readers), str(at / "varying"), "8", "12500", "65536"]
+        command = [str(readers), str(at / "varying"), "8", "12500", str(buffer)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     finally:
         mount_calls.unmount(str(at))
