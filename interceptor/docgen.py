@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from interceptor import policy_file, policy_grammar, policy_limits, registry, stanza
 from interceptor.args import Address, Buffer, Field, Flags, Integer, Kind, String
 from interceptor.limits import BLOCK_FILESYSTEMS, HOST_CEILINGS, NETWORK_FILESYSTEMS, Limits
-from interceptor.policy import Do, EngineProfile, LeafScope, Mount, Policy
+from interceptor.policy import Do, EngineProfile, Kmsg, LeafScope, Mount, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -172,6 +172,7 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
         "tests": {"type": "array", "items": _case(), "description": "What interceptor policy test tries"},
         "immutable-mounts": _flag(IMMUTABLE, default=base.immutable_mounts),
         "hidden": {"type": "array", "items": {"type": "string", "pattern": "^/(proc|sys)/"}, "description": HIDDEN},
+        "kmsg": {"enum": [*Kmsg], "default": base.kmsg, "description": "Whether there is an empty /dev/kmsg"},
         "leaves": {"enum": [*LeafScope], "default": base.leaves, "description": LEAVES},
     }
 

@@ -234,6 +234,15 @@ class LeafScope(enum.StrEnum):
     """Those that are mounted inside, too: an inner container's show its own limits. Each mount has some fifty more on it."""
 
 
+class Kmsg(enum.StrEnum):
+    """What /dev/kmsg is."""
+
+    EMPTY = "empty"
+    """A kernel log to which nobody ever wrote: nothing is read from it, and what is written is gone."""
+    NONE = "none"
+    """It is not there, unless the engine gives one."""
+
+
 class EngineProfile(enum.StrEnum):
     """What becomes of the seccomp profile in the engine's config.json."""
 
@@ -314,6 +323,7 @@ class Policy:
     """umount2(2) of mounts that existed when the container was created fails with EBUSY."""
     devices: Mapping[str, LentDevice] = field(default_factory=dict)
     """What can be mounted of the host's block devices, by the name (``/dev/NAME``) that the container says."""
+    kmsg: Kmsg = Kmsg.EMPTY
     leaves: LeafScope = LeafScope.OWN
     """Where the files of proc and sysfs that would tell of the host are covered, one by one."""
     hidden: tuple[str, ...] = ()

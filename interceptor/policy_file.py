@@ -245,6 +245,7 @@ def _fold(order: Sequence[PolicyFile], optional: Iterable[str]) -> Policy:
         id_range_size=_first(f.id_range_size for f in order) or base.id_range_size,
         hidden=found if (found := _first(f.hidden for f in order)) is not None else base.hidden,
         devices={name: d for f in reversed(order) for name, d in f.devices.items()},
+        kmsg=_first(f.kmsg for f in order) or base.kmsg,
         leaves=_first(f.leaves for f in order) or base.leaves,
         immutable_mounts=base.immutable_mounts if (m := _first(f.immutable_mounts for f in order)) is None else m,
         limits=limits_of(f.limits for f in reversed(order)),

@@ -28,6 +28,7 @@ from interceptor.policy import (
     EngineProfile,
     FilesystemDecision,
     FlagSet,
+    Kmsg,
     LeafScope,
     Match,
     Mount,
@@ -89,6 +90,7 @@ class PolicyFile:
     engine_profile: EngineProfile | None = None
     id_range_size: int | None = None
     immutable_mounts: bool | None = None
+    kmsg: Kmsg | None = None
     leaves: LeafScope | None = None
     hidden: tuple[str, ...] | None = None
     limits: Given = field(default_factory=dict)
@@ -145,6 +147,7 @@ class _Reader:
             "tests": self._tests,
             "immutable-mounts": self._sets("immutable_mounts", truth),
             "hidden": self._hidden,
+            "kmsg": self._sets("kmsg", lambda node: Kmsg(choice(node, "kmsg", Kmsg))),
             "leaves": self._sets("leaves", lambda node: LeafScope(choice(node, "leaves", LeafScope))),
         }
 

@@ -42,11 +42,11 @@ def renamed(entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]
     }
 
 
-def loops(count: int, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Bind mounts for `count` loop devices to which nothing is attached, and for /dev/fuse; what the engine has there stays."""
+def binds(lent: Mapping[str, int], config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Bind mounts for `nodes.lent`; what the engine has there stays."""
     taken = {entry.get("destination") for entry in config.get("mounts") or []}
     taken |= {entry.get("path") for entry in config["linux"].get("devices") or []}
-    sources = {name: "/dev/fuse" if device == nodes.FUSE else "/dev/null" for name, device in nodes.for_loops(count).items()}
+    sources = {name: "/dev/fuse" if device == nodes.FUSE else "/dev/null" for name, device in lent.items()}
     return [
         {"destination": f"/dev/{name}", "type": "bind", "source": source, "options": ["bind", "rw", "nosuid", "noexec"]}
         for name, source in sources.items()

@@ -256,7 +256,7 @@ class Lifecycle:
             self._procfs.start()
         with ExitStack() as undo, in_mount_namespace(namespace.fileno()):
             hierarchies = mountinfo.of_cgroups(files.text("/proc/thread-self/mountinfo"))
-            made = nodes.make(base, record.ids, policy.limits.loop_devices)
+            made = nodes.make(base, record.ids, nodes.lent(policy))
             for node in made.values():
                 undo.enter_context(node.tree)
             leaves = self._procfs.prepare(record, base) if virtual else None

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from interceptor.native import mounts
 from interceptor.native.fd import Fd
 from interceptor.native.namespaces import in_mount_namespace
+from interceptor.policy import Kmsg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from interceptor.container import IdRange
+    from interceptor.policy import Policy
 
 NODES = {
     "null": os.makedev(1, 3),
@@ -33,6 +35,8 @@ NODES = {
 }
 """Linux Documentation/admin-guide/devices.txt."""
 
+KMSG = "kmsg"
+
 
 class Node(NamedTuple):
     """One that is made and not yet anywhere."""
@@ -43,14 +47,13 @@ class Node(NamedTuple):
     """A detached mount of it."""
 
 
-def make(base: str, ids: IdRange, loops: int = 0) -> Mapping[str, Node]:
-    """A node of each kind, by name; none where the host itself may not make device nodes. `loops` of them are loop devices
-    to which nothing is attached (interceptor/handlers/ioctl.py).
+def make(base: str, ids: IdRange, lent: Mapping[str, int]) -> Mapping[str, Node]:
+    """A node of each kind, by name, and of those that are `lent`; none where the host itself may not make device nodes.
 
     Runs in the mount namespace where `base`, the container's run directory, is a private mount. Cloned from a tmpfs that is
     attached meanwhile: before Linux 6.15 a detached one cannot be cloned.
     """
-    wanted = {**NODES, **for_loops(loops)}
+    wanted = {**NODES, **lent}
     at = f"{base}/dev"
     with suppress(FileExistsError):  # an earlier supervisor's, which died here
         os.mkdir(at, 0o700)
@@ -87,6 +90,17 @@ def give(pid: int, made: Mapping[str, Node]) -> None:
 FUSE = os.makedev(10, 229)
 
 
+def lent(policy: Policy) -> dict[str, int]:
+    """What a container has below /dev besides, by its policy: loop devices to which nothing is attached
+    (interceptor/handlers/ioctl.py), and a kernel log that is empty.
+
+    That is the null device: reading ends at once, writing succeeds, and who waits for it with epoll(7) hears EPERM, upon
+    which journald does without. A pipe would let a reader wait, and hang who writes when nobody reads.
+    """
+    kmsg = {KMSG: NODES["null"]} if policy.kmsg is Kmsg.EMPTY else {}
+    return {**kmsg, **for_loops(policy.limits.loop_devices)}
+
+
 def for_loops(loops: int) -> dict[str, int]:
     """What a container with loop devices needs below /dev: they are the null device's, and what mounts them is FUSE's."""
     if not loops:
@@ -110,3 +124,5 @@ def _make_node(path: str, name: str, device: int, ids: IdRange) -> None:
     os.chown(path, ids.first, ids.first)
     if name in NODES or device == FUSE:
         os.chmod(path, 0o666)  # noqa: S103 - as on every Unix
+    elif name == KMSG:
+        os.chmod(path, 0o644)

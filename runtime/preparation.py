@@ -27,6 +27,7 @@ from runtime import (
     dockerd,
     image,
     mountinfo,
+    nodes,
     ociconfig,
     oomscore,
     place,
@@ -191,7 +192,7 @@ class _Preparation:
         native = sharing.attach(entries, self.shared, f"{base}/mounts")
         facts = self._facts(base)
         lowest = self.policy.limits.ceilings.oom_score_adj
-        loops = devices.loops(self.policy.limits.loop_devices, self.config)
+        lent = devices.binds(nodes.lent(self.policy), self.config)
         self.record.oom_score = oomscore.lend(self.config, lowest, facts.oom_score_floor)
         facts = replace(
             facts,
@@ -202,7 +203,7 @@ class _Preparation:
             sysctls=sharing.set_sysctls(self.config["linux"].get("sysctl") or {}, self.shared),
             devices=devices.renamed(self.config["linux"].get("devices") or []),
             lent=self.policy.limits.devices.listed,
-            mounts=[*_attach_data(data, f"{base}/mounts", clones), *loops],
+            mounts=[*_attach_data(data, f"{base}/mounts", clones), *lent],
         )
         self._write(base, facts)
 

@@ -121,6 +121,7 @@ def _settings(policy: Policy) -> Iterator[str]:
     yield f"  capabilities      {policy.capabilities}"
     yield f"  engine's profile  {policy.engine_profile}"
     yield f"  immutable mounts  {'yes' if policy.immutable_mounts else 'no'}"
+    yield f"  kmsg              {policy.kmsg}"
     yield f"  leaves            {policy.leaves}"
     yield f"  hidden            {', '.join(policy.hidden) or 'nothing'}"
     yield f"  ids               {policy.id_range_size}"
