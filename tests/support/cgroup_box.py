@@ -1,4 +1,6 @@
-"""A cgroup of a test's own in every v1 hierarchy, with limits, as an engine makes one for a container."""
+"""A cgroup of a test's own in every hierarchy (v1), or in the one there is (v2), with limits, as an engine makes one for a
+container.
+"""
 
 from __future__ import annotations
 
@@ -25,26 +27,37 @@ class Box:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.hierarchies = [TOP / controller for controller in CONTROLLERS if (TOP / controller).is_dir()]
+        self.unified = cgroups.is_unified()
+        tops = [TOP] if self.unified else [TOP / controller for controller in CONTROLLERS]
+        self.hierarchies = [top for top in tops if top.is_dir()]
+        if self.unified:
+            delegate((TOP / name).parent)
         for hierarchy in self.hierarchies:
             (hierarchy / name).mkdir()
-        for file in ("cpuset.cpus", "cpuset.mems"):
+        for file in () if self.unified else ("cpuset.cpus", "cpuset.mems"):
             parent = (TOP / "cpuset" / name).parent / file
             self.set("cpuset", file, parent.read_text(encoding="ascii"))
 
     def set(self, controller: str, file: str, value: str | int) -> None:
-        (TOP / controller / self.name / file).write_text(str(value), encoding="ascii")
+        directory = TOP if self.unified else TOP / controller
+        (directory / self.name / file).write_text(str(value), encoding="ascii")
 
     def memory(self, limit: int) -> None:
-        self.set("memory", "memory.limit_in_bytes", limit)
+        self.set("memory", "memory.max" if self.unified else "memory.limit_in_bytes", limit)
 
     def cpus(self, number: float) -> None:
-        self.set("cpu", "cpu.cfs_quota_us", round(number * 100_000))
+        quota = round(number * 100_000)
+        self.set("cpu", *(("cpu.max", f"{quota} 100000") if self.unified else ("cpu.cfs_quota_us", quota)))
 
     @contextlib.contextmanager
     def run(self, *argv: str) -> Iterator[int]:
-        """A process in it; answers its pid."""
-        processes = " ".join(f"{hierarchy}/{self.name}/cgroup.procs" for hierarchy in self.hierarchies)
+        """A process in it; answers its pid. (v2 wants processes in leaves of the tree: cgroups(7).)"""
+        name = f"{self.name}/init.scope" if self.unified else self.name
+        if self.unified:
+            delegate(TOP / self.name)
+        for hierarchy in self.hierarchies:
+            (hierarchy / name).mkdir(exist_ok=True)
+        processes = " ".join(f"{hierarchy}/{name}/cgroup.procs" for hierarchy in self.hierarchies)
         script = f'for f in {processes}; do echo $$ > "$f" || exit 1; done; echo; exec "$@"'
         child = subprocess.Popen(["sh", "-c", script, "sh", *argv], stdout=subprocess.PIPE)
         try:
@@ -56,6 +69,13 @@ class Box:
             child.wait()
             if child.stdout:
                 child.stdout.close()
+
+
+def delegate(directory: Path) -> None:
+    """What controllers a cgroup has, those below it have as well."""
+    for controller in (directory / "cgroup.controllers").read_text(encoding="ascii").split():
+        with contextlib.suppress(OSError):
+            (directory / "cgroup.subtree_control").write_text(f"+{controller}", encoding="ascii")
 
 
 @contextlib.contextmanager
@@ -84,5 +104,7 @@ def kill(name: str) -> None:
 
 def missing() -> str | None:
     """Why this host cannot have one; None when it can."""
-    absent = [name for name in ("memory", "cpu", "cpuacct", "cpuset") if not (TOP / name / "cgroup.procs").exists()]
-    return f"no v1 hierarchy of {', '.join(absent)}" if absent else None
+    unified = cgroups.is_unified()
+    wanted = {"memory", "cpu", "cpuset"} | (set() if unified else {"cpuacct"})
+    absent = sorted(wanted - cgroups.controllers())
+    return f"cgroups here have no controller {', '.join(absent)}" if absent else None
