@@ -161,6 +161,32 @@ uint64_t ic_pin_inode(int proc, const char *name)
 	return fstatat(proc, name, &st, 0) < 0 ? 0 : st.st_ino;
 }
 
+/* struct procmap_query and PROCMAP_QUERY (linux/fs.h), by names of their own: headers before 6.11 lack them. */
+struct query {
+	uint64_t size, flags, address, start, end, found, page_size, offset, inode;
+	uint32_t major, minor, name_size, build_id_size;
+	uint64_t name, build_id;
+};
+#define QUERY _IOWR('f', 17, struct query)
+#define READABLE 1
+#define WRITABLE 2
+
+int ic_pin_mapped(int maps, uint64_t address, uint64_t length, int write)
+{
+	uint64_t end = address + length;
+
+	if (end < address)
+		return -EFAULT;
+	while (address < end) {
+		struct query query = {.size = sizeof query, .flags = write ? WRITABLE : READABLE, .address = address};
+
+		if (ioctl(maps, QUERY, &query) < 0)
+			return errno == ENOTTY ? -ENOTTY : -EFAULT;
+		address = query.end;
+	}
+	return 0;
+}
+
 int ic_pin_getfd(int proc, uint32_t tid, int fd)
 {
 	int result, saved, pidfd = (int)syscall(SYS_pidfd_open, tid, PIDFD_THREAD);

@@ -45,6 +45,9 @@ uint64_t ic_pin_effective(uint32_t tid);
 int ic_pin_open(int proc, const char *name, int path_only);
 /* st_ino of what NAME below a pinned /proc/TID points to, or 0. */
 uint64_t ic_pin_inode(int proc, const char *name);
+/* Whether the tracee may itself read (write: or write) all of that memory; `maps` is an open /proc/TID/maps. 0, -EFAULT, or
+ * -ENOTTY before Linux 6.11. */
+int ic_pin_mapped(int maps, uint64_t address, uint64_t length, int write);
 /* A duplicate of the tracee's descriptor (pidfd_getfd(2)), or -errno; EBADF is the tracee's mistake. */
 int ic_pin_getfd(int proc, uint32_t tid, int fd);
 /* Whether two descriptors of ours are one open file (F_DUPFD_QUERY of Linux 6.10, else kcmp(2)). */

@@ -17,7 +17,7 @@ from interceptor.native.fd import Fd
 from interceptor.native.reserve import Reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from interceptor.args import Want
 
@@ -217,38 +217,68 @@ def read(proc: int, name: str) -> bytes:
 
 
 def copy_from(proc: int, address: int, length: int) -> bytes:
-    """`length` bytes at `address` of the pinned tracee's memory; OSError(EFAULT) unless all of it can be read."""
-    with _memory(proc, os.O_RDONLY) as memory:
-        data = b"" if address >> 63 else os.pread(memory.fileno(), length, address)
+    """`length` bytes at `address` of the pinned tracee's memory; OSError(EFAULT) unless it can read all of it."""
+    with _memory(proc, os.O_RDONLY) as (memory, maps):
+        _must_be_mapped(maps, address, length, write=False)
+        data = os.pread(memory, length, address)
     if len(data) < length:
         raise OSError(errno.EFAULT, "unreadable")
     return data
 
 
 def copy_to(proc: int, address: int, data: bytes, still_waits: Callable[[], bool]) -> None:
-    """Writes `data` at `address` of the pinned tracee's memory; OSError(EFAULT) unless all of it can be written.
+    """Writes `data` at `address` of the pinned tracee's memory; OSError(EFAULT) unless it can write to all of it.
 
     The memory is opened before it is asked whether the tracee still waits: then no other thread has executed a program
     meanwhile, perhaps a privileged one, whose memory this would be (NotificationGone).
     """
-    with _memory(proc, os.O_WRONLY) as memory:
+    with _memory(proc, os.O_WRONLY) as (memory, maps):
         if not still_waits():
             raise NotificationGone("a signal came before the answer was written")
-        written = 0 if address >> 63 else os.pwrite(memory.fileno(), data, address)
+        _must_be_mapped(maps, address, len(data), write=True)
+        written = os.pwrite(memory, data, address)
     if written < len(data):
         raise OSError(errno.EFAULT, "unwritable")
 
 
 @contextlib.contextmanager
-def _memory(proc: int, flags: int) -> Iterator[Fd]:
-    """/proc/TID/mem of the task that was pinned, whoever has its number now."""
+def _memory(proc: int, flags: int) -> Iterator[tuple[int, int]]:
+    """/proc/TID/mem and maps of the task that was pinned, whoever has its number now."""
     try:
-        with Fd(os.open("mem", flags | os.O_CLOEXEC, dir_fd=proc)) as memory:
-            yield memory
+        with (
+            Fd(os.open("mem", flags | os.O_CLOEXEC, dir_fd=proc)) as memory,
+            Fd(os.open("maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)) as maps,
+        ):
+            yield memory.fileno(), maps.fileno()
     except OSError as error:
-        if error.errno == errno.EIO:  # what nothing is mapped at (mem_rw())
+        if error.errno in (errno.EIO, errno.EFAULT):  # EIO: unmapped meanwhile (mem_rw())
             raise OSError(errno.EFAULT, "nothing is mapped there") from error
         fail(-(error.errno or errno.EIO), "its memory")
+
+
+def _must_be_mapped(maps: int, address: int, length: int, *, write: bool) -> None:
+    """OSError(EFAULT) where the tracee could not do it: through mem whoever may trace it reads and writes everything."""
+    result = lib.ic_pin_mapped(maps, address, length, write)
+    if result == -errno.ENOTTY:
+        with os.fdopen(os.dup(maps), "rb") as lines:
+            result = 0 if _is_mapped(lines, address, address + length, b"w" if write else b"r") else -errno.EFAULT
+    if result < 0:
+        raise OSError(errno.EFAULT, "the tracee has no such memory")
+
+
+def _is_mapped(lines: Iterable[bytes], address: int, end: int, right: bytes) -> bool:
+    """Whether memory up to `end` has that right by /proc/TID/maps, whose lines are in order (proc_pid_maps(5))."""
+    for line in lines:
+        bounds, rights, _ = line.split(None, 2)
+        first, last = (int(bound, 16) for bound in bounds.split(b"-"))
+        if address >= last:
+            continue
+        if first > address or right not in rights:
+            return False
+        address = last
+        if address >= end:
+            return True
+    return address >= end
 
 
 def close(fd: int) -> None:

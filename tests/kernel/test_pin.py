@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +17,7 @@ from support.tracees import GETPPID, PAGE, Session, Watched
 
 from interceptor.container import Container
 from interceptor.errors import InterceptorError, NotificationGone
+from interceptor.native import pin as native
 from interceptor.native.pin import Buffer
 from interceptor.ports import Cap, Namespace
 from interceptor.tracee import Pinned, pin
@@ -124,6 +127,30 @@ def test_one_that_cannot_be_read_does_not_spoil_the_others(paused: Paused) -> No
     pinned, copies = paused.pin(*wants)
     assert list(copies) == [b"one\0", None, b"two\0", None, b"one\0"]
     pinned.close()
+
+
+@pytest.mark.parametrize("way", ["asked for an address", "read line by line"])
+def test_memory_counts_as_far_as_the_tracee_has_a_right_to_it(
+    paused: Paused, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through /proc/TID/mem everything could be read and written. Before Linux 6.11 maps is text only."""
+    across, last = paused.tracee.poke(PAGE - 2, b"abcd"), paused.tracee.memory + END - 2
+    program = int(Path(f"/proc/{paused.tracee.pid}/maps").read_text().partition("-")[0], 16)
+    with contextlib.closing(paused.pinned()) as pinned:
+        if way == "read line by line":
+            older = SimpleNamespace(ic_pin_mapped=lambda *_: -errno.ENOTTY, ic_id_valid=native.lib.ic_id_valid)
+            monkeypatch.setattr(native, "lib", older)
+        pinned.write(across, b"efgh")
+        assert pinned.read(across, 4) == b"efgh"
+        assert pinned.read(program, 4) == b"\x7fELF"
+        for address in (program, last, 0, 1 << 63, (1 << 64) - 2):
+            with pytest.raises(OSError) as caught:
+                pinned.write(address, b"four")
+            assert caught.value.errno == errno.EFAULT
+        for address in (last, 0, 1 << 63, (1 << 64) - 2):
+            with pytest.raises(OSError) as caught:
+                pinned.read(address, 4)
+            assert caught.value.errno == errno.EFAULT
 
 
 def test_the_longest_that_mount_may_want(paused: Paused) -> None:
