@@ -83,10 +83,15 @@ class Integer(Kind):
 
 @dataclass(frozen=True)
 class Flags(Kind):
-    """A set of flags: an unsigned number with an `enum.IntFlag` that names its bits."""
+    """A set of flags: an unsigned number with an `enum.IntFlag` that names its bits.
+
+    `first`: the kernel refuses bits that have no name before it looks at any pointer. So where memory is not readable either,
+    it is EINVAL; what is readable is for the handler to decide, as a later kernel may know more flags.
+    """
 
     names: type[enum.IntFlag]
     bits: int = 0
+    first: bool = False
 
     def value(self, register: int, arch: Arch) -> int:
         return register & ((1 << self.bits) - 1 if self.bits else arch.register_mask)
@@ -110,7 +115,8 @@ class String(Kind):
     `limit` counts the NUL, as the kernel's own limits do. `too_long` is the kernel's errno for a string without a
     NUL within it; `partial` takes what is readable up to an unmapped page instead of EFAULT (copy_mount_options()).
     `lenient` takes None for whatever is no string, for calls that read a pointer or not as other arguments say: the kernel
-    is then left to say what is wrong, and when.
+    is then left to say what is wrong, and when. `unreadable` is what it takes instead
+    where that is not the same as NULL.
     """
 
     limit: int = PATH_MAX
@@ -119,28 +125,37 @@ class String(Kind):
     empty: int | None = None
     partial: bool = False
     lenient: bool = False
+    unreadable: bytes | None = None
     pointer: ClassVar[bool] = True
 
     def value(self, register: int, arch: Arch) -> int:
         return register & arch.register_mask
 
     def render(self, value: bytes | None) -> str:
-        return "NULL" if value is None else quote(value)
+        return "NULL" if value is None else "?" if value == UNREADABLE else quote(value)
+
+
+UNREADABLE = b"\0"
+"""What no string in memory can be: for `unreadable`."""
 
 
 @dataclass(frozen=True)
 class Buffer(Kind):
-    """`length` bytes (the name of another field) in the tracee's memory, at most `limit`."""
+    """`length` bytes (the name of another field) in the tracee's memory, at most `limit`.
+
+    `lenient` takes None for what cannot be read, and nothing for a length that is none: the handler says what is wrong.
+    """
 
     length: str
     limit: int
+    lenient: bool = False
     pointer: ClassVar[bool] = True
 
     def value(self, register: int, arch: Arch) -> int:
         return register & arch.register_mask
 
-    def render(self, value: bytes) -> str:
-        return quote(value)
+    def render(self, value: bytes | None) -> str:
+        return "?" if value is None else quote(value)
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,8 @@ Path = Annotated[bytes, String(too_long=errno.ENAMETOOLONG, empty=errno.ENOENT)]
 """``const char __user *`` read by getname()."""
 OptionalCStr = Annotated[bytes | None, String(null=True)]
 """``const char __user *`` read by strndup_user(…, PATH_MAX); NULL is a value."""
+MaybeStr = Annotated[bytes | None, String(null=True, lenient=True)]
+"""``const char __user *`` that the kernel reads or not, as other arguments say: None for NULL and for what is no string."""
 OptionalData = Annotated[bytes | None, String(limit=PAGE_SIZE - 1, null=True, partial=True)]
 """mount(2)'s `data`: read as far as it goes, text up to the first NUL; path_mount() puts one at the end of the page."""
 
@@ -254,12 +271,19 @@ class Signature:
         lengths = {f.name: (f.register, _converter(f.kind, arch)) for f in self.fields}
         pointers = [(f.register, _wanted(f, lengths, arch), f.kind) for f in self.pointers]
 
+        first = [(f.register, unnamed) for f in self.fields if (unnamed := _refused_first(f.kind))]
+
         def decode(registers: Sequence[int], read: Reader) -> Any:
-            wants = [want(registers) for _, want, _ in pointers]
-            pieces = iter(read([want for want in wants if want is not None]))
             values = [value(registers[at]) for at, value in convert]
-            for (at, _, kind), want in zip(pointers, wants, strict=True):
-                values[at] = _text(kind, next(pieces), want[1]) if want is not None else _absent(kind)
+            try:
+                wants = [want(registers) for _, want, _ in pointers]
+                pieces = iter(read([want for want in wants if want is not None]))
+                for (at, _, kind), want in zip(pointers, wants, strict=True):
+                    values[at] = _text(kind, next(pieces), want[1]) if want is not None else _absent(kind)
+            except OSError as error:
+                if any(values[at] & unnamed for at, unnamed in first):
+                    raise OSError(errno.EINVAL, "flags that do not exist") from error
+                raise
             return make(*values)
 
         return decode
@@ -311,6 +335,8 @@ def _wanted(
         def buffer(registers: Sequence[int]) -> Want | None:
             length = convert(registers[count])
             if not 0 <= length <= limit:
+                if kind.lenient:
+                    return None
                 raise OSError(errno.EINVAL, f"{name} is {length}; at most {limit} are taken")
             return (registers[at] & width, length, False) if length else None
 
@@ -330,22 +356,32 @@ def _absent(kind: Kind) -> bytes | None:
     return None if isinstance(kind, String) else b""
 
 
-def _string_or_none(piece: bytes | None) -> bytes | None:
+def _refused_first(kind: Kind) -> int:
+    """The bits that are refused before any pointer is looked at."""
+    if not isinstance(kind, Flags) or not kind.first:
+        return 0
+    return ~sum(int(flag) for flag in kind.names)
+
+
+def _leniently(kind: String | Buffer, piece: bytes | None, limit: int) -> bytes | None:
+    """The value of one piece, or None for what is none."""
+    if isinstance(kind, Buffer):
+        return piece if piece is not None and len(piece) == limit else None
     body, nul, _ = (piece or b"").partition(b"\0")
-    return body if nul else None
+    return body if nul else kind.unreadable
 
 
 def _text(kind: Kind, piece: bytes | None, limit: int) -> bytes | None:
     """The value of one copied piece, or the kernel's errno for it."""
-    if isinstance(kind, String) and kind.lenient:
-        return _string_or_none(piece)
+    assert isinstance(kind, String | Buffer)  # noqa: S101 - the only kinds with pointer = True
+    if kind.lenient:
+        return _leniently(kind, piece, limit)
     if piece is None:
         raise OSError(errno.EFAULT, "unreadable")
     if isinstance(kind, Buffer):
         if len(piece) < limit:
             raise OSError(errno.EFAULT, "unreadable")
         return piece
-    assert isinstance(kind, String)  # noqa: S101 - see _wanted
     body, nul, _ = piece.partition(b"\0")
     if not nul and not kind.partial:
         raise OSError(kind.too_long if len(piece) >= limit else errno.EFAULT, "not terminated")

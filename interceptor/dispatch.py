@@ -581,13 +581,13 @@ class Dispatcher:
     def _decide(self, route: Route, outcome: Outcome, subject: Subject, host: Host) -> None:
         """Decode, the kernel's own permission, policy; then the handler."""
         row, registers = route.row, outcome.notification.args
-        args = outcome.args = route.decode(registers, subject.read)
-        needs = row.needs
-        if needs and not subject.pinned.capable(needs.cap, needs.owner_of):
-            outcome.rule = (
-                f"kernel: no CAP_{needs.cap.name} in the user namespace that owns its {needs.owner_of} namespace"
-            )
-            outcome.verdict, outcome.how = Continue(because="the kernel refuses it by itself"), How.CONTINUED
+        try:
+            args = outcome.args = route.decode(registers, subject.read)
+        except OSError:
+            if not _lacks(row, outcome, subject):
+                raise
+            return
+        if _lacks(row, outcome, subject):
             return
         decision = route.whole or self.policy.decide(row.name, args, _caller(subject))
         outcome.decision, outcome.rule = decision, decision.rule
@@ -633,6 +633,18 @@ class Dispatcher:
             outcome.acted = outcome.acted or (reach.asked and outcome.how is not How.CONTINUED)
             outcome.attached = outcome.attached or reach.attached
             conclude(outcome, row, call)
+
+
+def _lacks(row: Syscall, outcome: Outcome, subject: Subject) -> bool:
+    """Whether the tracee has not the capability that the kernel asks for: it is then told so by the kernel, which may find
+    that sooner than what else is wrong.
+    """
+    needs = row.needs
+    if not needs or subject.pinned.capable(needs.cap, needs.owner_of):
+        return False
+    outcome.rule = f"kernel: no CAP_{needs.cap.name} in the user namespace that owns its {needs.owner_of} namespace"
+    outcome.verdict, outcome.how = Continue(because="the kernel refuses it by itself"), How.CONTINUED
+    return True
 
 
 def key_of(arch: int, number: int) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from interceptor.args import OptionalCStr
+from interceptor.args import MaybeStr
 from interceptor.ports import Call
 from interceptor.registry import handles
 from interceptor.verdict import Fail, Verdict
@@ -21,7 +21,7 @@ from interceptor.verdict import Fail, Verdict
 class AcctArgs:
     """The one register: a file to write to, or NULL to stop."""
 
-    filename: OptionalCStr
+    filename: MaybeStr
 
 
 @handles("acct", note="ENOSYS, as by a kernel without process accounting; answered by the filter alone.")

@@ -96,7 +96,7 @@ NOTE = "Corrections of CLOCK_REALTIME succeed without an effect; reading, and st
 
 @handles("adjtimex", needs=NEEDS, note=NOTE)
 def adjtimex(call: Call, args: AdjtimexArgs) -> Verdict:
-    return _adjust(call, args.buf, _native_layout(call))
+    return _adjust(call, args.buf, _native_layout(call), written_back=True)
 
 
 @handles("clock_adjtime", when=REALTIME, needs=NEEDS, note="As adjtimex.")
@@ -113,8 +113,10 @@ def _native_layout(call: Call) -> Struct:
     return NARROW if call.tracee.long_bits == 32 else WIDE  # noqa: PLR2004 - bits
 
 
-def _adjust(call: Call, buf: int, layout: Struct) -> Verdict:
-    asked = unpacked(layout, call.tracee.read(buf, layout.size))
+def _adjust(call: Call, buf: int, layout: Struct, *, written_back: bool = False) -> Verdict:
+    """`written_back`: also with an error, so that EFAULT comes before it."""
+    data = call.tracee.read(buf, layout.size)
+    asked = unpacked(layout, data)
     modes = asked["modes"]
     if not modes or (modes & Adjust.ADJTIME and modes & Adjust.READONLY):
         return Continue(
@@ -123,6 +125,8 @@ def _adjust(call: Call, buf: int, layout: Struct) -> Verdict:
     if modes & Adjust.SETOFFSET:
         return Continue(because="a step of the clock, which the kernel refuses")
     if _is_invalid(asked):
+        if written_back:
+            call.tracee.write(buf, data)
         return Fail(errno.EINVAL)
     state, now = call.tracee.clock()
     found = {**unpacked(WIDE, now), **_as_asked(asked, unpacked(WIDE, now))}

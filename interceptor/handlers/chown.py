@@ -60,7 +60,7 @@ class FchownatArgs:
     pathname: Annotated[bytes, String(too_long=errno.ENAMETOOLONG)]
     owner: UInt
     group: UInt
-    flags: Annotated[int, Flags(AtFlag, bits=32)]
+    flags: Annotated[int, Flags(AtFlag, bits=32, first=True)]
 
 
 NEEDS = Needs(Cap.CHOWN, owner_of=Namespace.MOUNT)
@@ -81,7 +81,7 @@ def lchown(call: Call, args: ChownArgs) -> Verdict:
 @handles("fchown", needs=NEEDS, redo=Redo.HARMLESS, optional=True, note=ALSO)
 def fchown(call: Call, args: FchownArgs) -> Verdict:
     if args.fd < 0:
-        raise OSError(errno.EBADF, "fd")
+        return Continue(because="it is no descriptor, which the kernel says")
     return _change(call, call.tracee.anchor(b"", args.fd), Way.DESCRIPTOR)
 
 

@@ -34,7 +34,7 @@ class FsopenArgs:
     """The two registers of fsopen(2)."""
 
     fsname: Annotated[bytes, String(limit=PAGE_SIZE)]
-    flags: Annotated[int, Flags(FsopenFlag, bits=32)]
+    flags: Annotated[int, Flags(FsopenFlag, bits=32, first=True)]
 
 
 @handles(

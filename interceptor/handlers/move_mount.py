@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import Annotated
 
-from interceptor.args import DirFd, Flags, String
+from interceptor.args import DirFd, Flags, MaybeStr
 from interceptor.ports import AT_FDCWD, Call, Cap, Namespace
 from interceptor.registry import Masked, Needs, Redo, handles
 from interceptor.verdict import Continue, Return, Verdict
@@ -39,17 +39,15 @@ _LEFT = ~int(
     | MoveMountFlag.MOVE_MOUNT_T_EMPTY_PATH
 )
 
-MaybePath = Annotated[bytes | None, String(null=True, lenient=True)]
-
 
 @dataclass(frozen=True, slots=True)
 class MoveMountArgs:
     """The five registers of move_mount(2)."""
 
     from_dfd: DirFd
-    from_path: MaybePath
+    from_path: MaybeStr
     to_dfd: DirFd
-    to_path: MaybePath
+    to_path: MaybeStr
     flags: Annotated[int, Flags(MoveMountFlag, bits=32)]
 
 

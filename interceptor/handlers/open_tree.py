@@ -9,14 +9,12 @@ Source: open_tree(2), fspick(2), mount_setattr(2); Linux fs/namespace.c, fs/fsop
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from interceptor.args import DirFd, Pointer, String, UInt, ULong
+from interceptor.args import DirFd, MaybeStr, Pointer, UInt, ULong
 from interceptor.ports import Call
 from interceptor.registry import handles
 from interceptor.verdict import Continue, Verdict
 
-MaybePath = Annotated[bytes | None, String(null=True, lenient=True)]
 _NATIVE = Continue(because="the kernel does it with what the tracee has itself")
 
 
@@ -25,7 +23,7 @@ class OpenTreeArgs:
     """The three registers of open_tree(2)."""
 
     dfd: DirFd
-    filename: MaybePath
+    filename: MaybeStr
     flags: UInt
 
 
@@ -34,7 +32,7 @@ class OpenTreeAttrArgs:
     """The five registers of open_tree_attr(2)."""
 
     dfd: DirFd
-    filename: MaybePath
+    filename: MaybeStr
     flags: UInt
     uattr: Pointer
     usize: ULong
@@ -45,7 +43,7 @@ class FspickArgs:
     """The three registers of fspick(2)."""
 
     dfd: DirFd
-    path: MaybePath
+    path: MaybeStr
     flags: UInt
 
 
@@ -54,7 +52,7 @@ class MountSetattrArgs:
     """The five registers of mount_setattr(2)."""
 
     dfd: DirFd
-    path: MaybePath
+    path: MaybeStr
     flags: UInt
     uattr: Pointer
     usize: ULong

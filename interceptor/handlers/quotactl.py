@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from interceptor.args import Fd, OptionalCStr, Pointer, UInt
+from interceptor.args import Fd, MaybeStr, Pointer, UInt
 from interceptor.ports import Call
 from interceptor.registry import handles
 from interceptor.verdict import Fail, Verdict
@@ -23,7 +23,7 @@ class QuotactlArgs:
     """The four registers of quotactl(2); `op` is QCMD(command, type)."""
 
     op: UInt
-    special: OptionalCStr
+    special: MaybeStr
     id: UInt
     addr: Pointer
 

@@ -25,7 +25,7 @@ NAME_MAX = 64
 class NameArgs:
     """The two registers: a name that need not end in NUL, and its length."""
 
-    name: Annotated[bytes, Buffer("length", NAME_MAX)]
+    name: Annotated[bytes | None, Buffer("length", NAME_MAX, lenient=True)]
     length: Int
 
 
@@ -37,7 +37,7 @@ class NameArgs:
 def sethostname(call: Call, args: NameArgs) -> Verdict:
     if not _may(call):
         return Fail(errno.EPERM)
-    call.agent.set_hostname(args.name)
+    call.agent.set_hostname(_name(args))
     return Return()
 
 
@@ -45,8 +45,17 @@ def sethostname(call: Call, args: NameArgs) -> Verdict:
 def setdomainname(call: Call, args: NameArgs) -> Verdict:
     if not _may(call):
         return Fail(errno.EPERM)
-    call.agent.set_domainname(args.name)
+    call.agent.set_domainname(_name(args))
     return Return()
+
+
+def _name(args: NameArgs) -> bytes:
+    """Mistakes are told to who may set a name."""
+    if not 0 <= args.length <= NAME_MAX:
+        raise OSError(errno.EINVAL, f"length is {args.length}; at most {NAME_MAX} are taken")
+    if args.name is None:
+        raise OSError(errno.EFAULT, "unreadable")
+    return args.name
 
 
 def _may(call: Call) -> bool:

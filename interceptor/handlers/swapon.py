@@ -12,7 +12,7 @@ import enum
 from dataclasses import dataclass
 from typing import Annotated
 
-from interceptor.args import Flags, Path
+from interceptor.args import Flags, MaybeStr, Path
 from interceptor.ports import Call, Cap, Namespace
 from interceptor.registry import Needs, handles
 from interceptor.verdict import Continue, Return, Verdict
@@ -31,7 +31,7 @@ class SwapFlag(enum.IntFlag):
 class SwaponArgs:
     """The two registers of swapon(2)."""
 
-    specialfile: Path
+    specialfile: MaybeStr
     swap_flags: Annotated[int, Flags(SwapFlag, bits=32)]
 
 

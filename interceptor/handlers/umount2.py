@@ -42,7 +42,7 @@ class Umount2Args:
     """The two registers of umount2(2)."""
 
     target: Path
-    flags: Annotated[int, Flags(UmountFlag, bits=32)]
+    flags: Annotated[int, Flags(UmountFlag, bits=32, first=True)]
 
 
 @handles(

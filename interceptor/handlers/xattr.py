@@ -49,8 +49,8 @@ AT_FLAGS = int(AtFlag.AT_SYMLINK_NOFOLLOW | AtFlag.AT_EMPTY_PATH)
 
 Name = Annotated[bytes, String(limit=NAME_MAX + 1, too_long=errno.ERANGE, empty=errno.ERANGE)]
 Size = Annotated[int, Integer(0)]
-SetFlags = Annotated[int, Flags(XattrFlag, bits=32)]
-AtFlags = Annotated[int, Flags(AtFlag, bits=32)]
+SetFlags = Annotated[int, Flags(XattrFlag, bits=32, first=True)]
+AtFlags = Annotated[int, Flags(AtFlag, bits=32, first=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,8 @@ def lsetxattr(call: Call, args: SetArgs) -> Verdict:
 
 @handles("fsetxattr", needs=NEEDS, redo=Redo.DETECTABLE, optional=True, io_uring=True, note=ALSO)
 def fsetxattr(call: Call, args: FsetArgs) -> Verdict:
-    return _set(call, args.name, _descriptor(call, args.fd), Way.DESCRIPTOR, (args.value, args.size, args.flags))
+    given = (args.value, args.size, args.flags)
+    return _no_descriptor(args.fd) or _set(call, args.name, _descriptor(call, args.fd), Way.DESCRIPTOR, given)
 
 
 @handles("getxattr", needs=NEEDS, redo=Redo.HARMLESS, optional=True, io_uring=True, note=ALSO)
@@ -205,7 +206,7 @@ def lgetxattr(call: Call, args: GetArgs) -> Verdict:
 
 @handles("fgetxattr", needs=NEEDS, redo=Redo.HARMLESS, optional=True, io_uring=True, note=ALSO)
 def fgetxattr(call: Call, args: FgetArgs) -> Verdict:
-    return _get(call, args.name, _descriptor(call, args.fd), Way.DESCRIPTOR, (args.value, args.size))
+    return _no_descriptor(args.fd) or _get(call, args.name, _descriptor(call, args.fd), Way.DESCRIPTOR, (args.value, args.size))
 
 
 @handles("listxattr", needs=NEEDS, redo=Redo.HARMLESS, optional=True, note=ALSO)
@@ -220,7 +221,7 @@ def llistxattr(call: Call, args: ListArgs) -> Verdict:
 
 @handles("flistxattr", needs=NEEDS, redo=Redo.HARMLESS, optional=True, note=ALSO)
 def flistxattr(call: Call, args: FlistArgs) -> Verdict:
-    return _list(call, _descriptor(call, args.fd), Way.DESCRIPTOR, (args.list, args.size))
+    return _no_descriptor(args.fd) or _list(call, _descriptor(call, args.fd), Way.DESCRIPTOR, (args.list, args.size))
 
 
 @handles("removexattr", needs=NEEDS, redo=Redo.DETECTABLE, optional=True, note=ALSO)
@@ -235,7 +236,7 @@ def lremovexattr(call: Call, args: RemoveArgs) -> Verdict:
 
 @handles("fremovexattr", needs=NEEDS, redo=Redo.DETECTABLE, optional=True, note=ALSO)
 def fremovexattr(call: Call, args: FremoveArgs) -> Verdict:
-    return _remove(call, args.name, _descriptor(call, args.fd), Way.DESCRIPTOR)
+    return _no_descriptor(args.fd) or _remove(call, args.name, _descriptor(call, args.fd), Way.DESCRIPTOR)
 
 
 @handles("setxattrat", needs=NEEDS, redo=Redo.DETECTABLE, optional=True, young=True, note=YOUNG)
@@ -266,9 +267,12 @@ def _path(call: Call, path: bytes) -> Anchor:
 
 
 def _descriptor(call: Call, fd: int) -> Anchor:
-    if fd < 0:
-        raise OSError(errno.EBADF, "fd")
     return call.tracee.anchor(b"", fd)
+
+
+def _no_descriptor(fd: int) -> Verdict | None:
+    """The answer for a number that no descriptor has; AT_FDCWD may be the working directory, as the kernel says."""
+    return Continue(because="it is no descriptor, which the kernel says") if fd < 0 else None
 
 
 def _at(call: Call, args: ValueAtArgs | ListAtArgs | RemoveAtArgs) -> tuple[Anchor, Way]:

@@ -11,6 +11,7 @@ import pytest
 from interceptor.args import Arch, Buffer, Fd, Int, Path, Pointer, Signature, UInt, ULong, quote
 from interceptor.handlers.mount import MountArgs
 from interceptor.handlers.sethostname import NameArgs
+from interceptor.handlers.umount2 import Umount2Args
 
 POISON = 0xDEADBEEF_00000000
 
@@ -87,16 +88,40 @@ def test_mount_data_may_end_at_an_unmapped_page():
     assert decoded.data == b"size=1"
 
 
+@dataclass(frozen=True)
+class BufferArgs:
+    name: Annotated[bytes, Buffer("length", 64)]
+    length: Int
+
+
 def test_a_buffer_is_exactly_as_long_as_its_length_says():
     read = reader(b"na\0me")
-    assert Signature.of(NameArgs).decode((9, POISON | 5, 0, 0, 0, 0), Arch.X86_64, read) == NameArgs(b"na\0me", 5)
+    assert Signature.of(BufferArgs).decode((9, POISON | 5, 0, 0, 0, 0), Arch.X86_64, read) == BufferArgs(b"na\0me", 5)
     assert read.wants == [(9, 5, False)]
     with pytest.raises(OSError) as caught:
-        Signature.of(NameArgs).decode((9, 65, 0, 0, 0, 0), Arch.X86_64, read)
+        Signature.of(BufferArgs).decode((9, 65, 0, 0, 0, 0), Arch.X86_64, read)
     assert caught.value.errno == errno.EINVAL
     with pytest.raises(OSError) as caught:
-        Signature.of(NameArgs).decode((9, 0xFFFFFFFF, 0, 0, 0, 0), Arch.X86_64, read)
+        Signature.of(BufferArgs).decode((9, 0xFFFFFFFF, 0, 0, 0, 0), Arch.X86_64, read)
     assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("length", "pieces", "name"),
+    [(5, (b"na\0me",), b"na\0me"), (5, (b"na",), None), (5, (None,), None), (65, (), b""), (-1, (), b"")],
+)
+def test_a_lenient_buffer_leaves_its_mistakes_to_the_handler(length, pieces, name):
+    decoded = Signature.of(NameArgs).decode((9, length & 0xFFFFFFFF, 0, 0, 0, 0), Arch.X86_64, reader(*pieces))
+    assert decoded == NameArgs(name, length)
+
+
+@pytest.mark.parametrize(("flags", "number"), [(2, errno.EFAULT), (2 | 1 << 20, errno.EINVAL), (POISON | 2, errno.EFAULT)])
+def test_flags_that_do_not_exist_are_told_before_memory_that_is_not_there(flags, number):
+    with pytest.raises(OSError) as caught:
+        Signature.of(Umount2Args).decode((9, flags, 0, 0, 0, 0), Arch.X86_64, reader(None))
+    assert caught.value.errno == number
+    there = Signature.of(Umount2Args).decode((9, flags, 0, 0, 0, 0), Arch.X86_64, reader(b"/x\0"))
+    assert there.target == b"/x", "a later kernel may know more flags"
 
 
 def test_an_args_class_is_a_frozen_dataclass_of_known_types():

@@ -161,6 +161,14 @@ def test_a_tracee_without_the_permission_is_left_to_the_kernel(answer: Answer) -
     assert outcome.rule == "kernel: no CAP_SYS_ADMIN in the user namespace that owns its mnt namespace"
 
 
+def test_what_it_lacks_is_told_before_what_cannot_be_read(answer: Answer) -> None:
+    outcome = answer(
+        needs=Needs(Cap.SYS_ADMIN, Namespace.MOUNT), tracee=FakeTracee(capabilities={Namespace.MOUNT: False}), memory={}
+    )
+    assert isinstance(outcome.verdict, Continue), "the kernel knows which it looks at first"
+    assert answer(needs=Needs(Cap.SYS_ADMIN, Namespace.MOUNT), memory={}).verdict == Fail(errno.EFAULT)
+
+
 def test_a_tracee_with_the_permission_is_served(answer: Answer) -> None:
     outcome = answer(needs=Needs(Cap.SYS_ADMIN, Namespace.MOUNT))
     assert outcome.verdict == Return(0)

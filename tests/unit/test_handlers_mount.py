@@ -71,7 +71,7 @@ def test_proc_and_sysfs_go_to_the_agent_with_everything_given(fstype: bytes, own
     name = fstype.decode()
     assert asked.done == [("mount", name, Anchor(b"/proc"), b"proc", PROC.flags, b"hidepid=2", ())]
     refused = ask("mount", of_type(fstype), tracee=FakeTracee(capabilities={owner: False}))
-    assert refused.verdict == Fail(errno.EPERM), "what it shows belongs to somebody else"
+    assert isinstance(refused.verdict, Continue), "what it shows belongs to somebody else: the kernel's to refuse"
     assert refused.done == []
 
 

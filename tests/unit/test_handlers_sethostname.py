@@ -41,6 +41,14 @@ def test_who_may(name: str, action: str, capable: bool, uid: int, owns: bool, al
         assert "only the container's root" in asked.call.why
 
 
+@pytest.mark.parametrize(("args", "number"), [(NameArgs(None, 3), errno.EFAULT), (NameArgs(b"", 65), errno.EINVAL)])
+def test_mistakes_are_told_to_who_may_set_a_name(args: NameArgs, number: int) -> None:
+    with pytest.raises(OSError) as caught:
+        ask("sethostname", args, tracee=tracee(capable=True, uid=0, owns=True))
+    assert caught.value.errno == number
+    assert ask("sethostname", args, tracee=tracee(capable=False, uid=1000, owns=True)).verdict == Fail(errno.EPERM)
+
+
 @pytest.mark.parametrize(("name", "action"), CALLS)
 def test_an_empty_name_is_a_name(name: str, action: str) -> None:
     assert ask(name, NameArgs(b"", 0)).done == [(action, b"")]
