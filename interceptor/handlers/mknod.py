@@ -101,9 +101,8 @@ def _make(call: Call, at: int, path: bytes, mode: int, device: int) -> Verdict:
     if not call.rule:
         call.rule = call.decision.rule
         allow = call.policy.limits.devices.entry_with(kind, major(device), minor(device))
-        return call.deny(
-            errno.EPERM, f"dev: {name} is not among `limits: devices:` of the container's policy", allow=allow
-        )
+        call.deny(errno.EPERM, f"dev: {name} is not among `limits: devices:` of the container's policy", allow=allow)
+        return Continue(because="a device node in a user namespace is the kernel's to refuse, once it has found the place")
     call.agent.make_node(call.tracee.anchor(path, at), mode=mode, device=device)
     return Return()
 

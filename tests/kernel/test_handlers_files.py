@@ -31,33 +31,6 @@ def box() -> Iterator[whole.Box]:
         yield host.box()
 
 
-def differences(one: str, other: str) -> list[str]:
-    pairs = zip(one.splitlines(), other.splitlines(), strict=True)
-    return [f"host  {native}\n    ours  {ours}" for native, ours in pairs if native != ours]
-
-
-@pytest.fixture(scope="module")
-def everything(box: whole.Box) -> whole.Box:
-    """With all of the optional calls at their handlers."""
-    return box.host.box("files")
-
-
-@pytest.mark.parametrize("abi", ["64", "32"])
-def test_every_answer_is_what_root_of_the_host_gets(everything: whole.Box, abi: str) -> None:
-    box = everything
-    program = box.probe("pointers_files")
-    box.sh(f"mkdir /data/pointers{abi}")
-    ours = box.exec(program, abi, f"/data/pointers{abi}")
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-        command = [probe("pointers_files"), abi, directory]
-        native = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert native.returncode == ours.returncode == 0, native.stderr + ours.stderr
-    assert len(native.stdout.splitlines()) > 1000
-    different = differences(native.stdout, ours.stdout)
-    assert not different, f"{len(different)} differences:\n    " + "\n    ".join(different)
-    assert not [event for event in box.trace() if event["how"] == "failed"]
-
-
 DIRECTORIES = """
 mkdir -p {at}/others {at}/shared {at}/sticky {at}/closed
 chown 1000:1000 {at}/others; chmod 700 {at}/others; chown 0:7 {at}/shared; chmod 2775 {at}/shared
@@ -95,9 +68,9 @@ def test_a_node_works_on_a_tmpfs_and_belongs_to_who_made_it(box: whole.Box) -> N
 
 def test_a_denied_device_says_which_rule_and_what_to_change(box: whole.Box) -> None:
     done = box.exec("mknod", "/data/sda", "b", "8", "0")
-    assert done.returncode
+    assert "not permitted" in done.stderr
     event = box.trace("--denied", "--last", "1")[0]
-    assert (event["call"], event["errno"]) == ("mknodat", "EPERM")
+    assert (event["call"], event["how"]) == ("mknodat", "denied")
     assert "b 8:0 is not among `limits: devices:`" in event["why"]
     assert event["rule"].startswith("default.yaml:")
 

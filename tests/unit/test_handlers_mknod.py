@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import stat
 
 import pytest
@@ -12,7 +11,7 @@ from interceptor import registry
 from interceptor.args import Arch
 from interceptor.handlers.mknod import MknodArgs, MknodatArgs, major, minor
 from interceptor.limits import Device, Devices, Limits
-from interceptor.verdict import Continue, Fail, Return
+from interceptor.verdict import Continue, Return
 from interceptor.wire import Anchor
 
 NULL, DISK = 0x103, 0x800
@@ -34,7 +33,7 @@ def test_what_is_listed_is_made_and_the_list_is_the_rule() -> None:
 @pytest.mark.parametrize(("mode", "dev"), [(BLK, NULL), (BLK, DISK), (CHR, DISK), (BLK, 0)])
 def test_what_is_not_listed_is_denied_with_its_numbers(mode: int, dev: int) -> None:
     asked = mknod(mode, dev)
-    assert asked.verdict == Fail(errno.EPERM)
+    assert isinstance(asked.verdict, Continue), "the kernel says what else is wrong, and else EPERM"
     assert asked.call.denied
     assert f"{major(dev)}:{minor(dev)}" in asked.call.why
     assert not asked.done
