@@ -202,12 +202,19 @@ class Context:
     choice: FilesystemDecision
     created: bool = False
     """FSCONFIG_CMD_CREATE was answered with success, and nothing done on the tracee's own context."""
+    failed: bool = False
+    """Or with an error: nothing can be done with it any more (FS_CONTEXT_FAILED)."""
     native: bool = False
     """Its options ask for what the kernel does for the tracee itself."""
     refusal: int = 0
     """errno of the first option that we could not take over; the kernel may have taken it."""
     mounted: bool = False
-    """fsmount(2) was answered, and the mount is not attached yet."""
+    """fsmount(2) was done, and the mount is not attached yet."""
+    given: bool = False
+    """The tracee has a descriptor of that mount: there is no second one (FS_CONTEXT_AWAITING_RECONF)."""
+
+    def give(self) -> None:
+        self.given = True
 
 
 class Contexts(Protocol):

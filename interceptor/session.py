@@ -387,6 +387,8 @@ class Worker:
             if verdict is not None:
                 outcome.verdict = self._session.notifier.answer(outcome.notification.id, verdict)
                 delivered = True
+                if isinstance(verdict, AddFd) and verdict.delivered is not None:
+                    verdict.delivered()
         except NotificationGone:
             pass
         finally:

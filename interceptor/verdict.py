@@ -5,8 +5,11 @@ Source: seccomp_unotify(2), struct seccomp_notif_resp and seccomp_notif_addfd.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,13 @@ class Fail:
 class AddFd:
     """The call returns a new descriptor of the tracee: a duplicate of our `fd` (SECCOMP_ADDFD_FLAG_SEND).
 
-    `fd` is closed by the session after the answer. `cloexec` sets O_CLOEXEC on the tracee's descriptor.
+    `fd` is closed by the session after the answer. `cloexec` sets O_CLOEXEC on the tracee's descriptor. `delivered` is
+    called once the tracee has it.
     """
 
     fd: int
     cloexec: bool = True
+    delivered: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

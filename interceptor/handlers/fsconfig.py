@@ -14,7 +14,7 @@ import errno
 from dataclasses import dataclass
 from typing import Annotated
 
-from interceptor.args import Fd, Int, Integer, String
+from interceptor.args import UNREADABLE, Fd, Int, Integer, String
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Context, Namespace
 from interceptor.registry import Needs, handles
@@ -38,7 +38,7 @@ class Command(enum.IntEnum):
 NAME_SIZE = 256
 """Keys and values with their NUL: strndup_user(…, 256)."""
 
-MaybeString = Annotated[bytes | None, String(limit=NAME_SIZE, null=True, lenient=True)]
+MaybeString = Annotated[bytes | None, String(limit=NAME_SIZE, null=True, lenient=True, unreadable=UNREADABLE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ def fsconfig(call: Call, args: FsconfigArgs) -> Verdict:
         return Continue(because="trusted attributes are lent to the container's own user namespace only")
     if args.cmd in (Command.FSCONFIG_CMD_CREATE, Command.FSCONFIG_CMD_CREATE_EXCL):
         return _create(call, args, context)
-    if context.fstype == b"overlay" and context.choice.mount is Mount.EMULATE and args.key is not None:
+    if (context.created or context.failed) and _is_option(args):
+        return Fail(errno.EBUSY)
+    if context.fstype == b"overlay" and context.choice.mount is Mount.EMULATE and args.key not in (None, UNREADABLE):
         _copy_option(call, args, context)
     return Continue(because="it is set on a context that has the tracee's own rights")
 
@@ -74,17 +76,33 @@ def fsconfig(call: Call, args: FsconfigArgs) -> Verdict:
 def _create(call: Call, args: FsconfigArgs, context: Context) -> Verdict:
     if args.key is not None or args.value is not None or args.aux:
         return Continue(because="arguments that must be absent are the kernel's to refuse")
-    if context.created:
+    if context.created or context.failed:
         return Fail(errno.EBUSY)
     if context.choice.mount is Mount.EMULATE and (context.fstype != b"overlay" or context.native):
         return Continue(because="the kernel makes it with what the tracee has itself")
     if context.choice.mount is Mount.EMULATE:
+        context.failed = True
         if context.refusal:
             call.why = "an option that a user namespace may not set in this way"
             return Fail(context.refusal)
         call.agent.create_overlay(context)
+        context.failed = False
     context.created = True
     return Return()
+
+
+def _is_option(args: FsconfigArgs) -> bool:
+    """Whether the kernel, which asks in what state the context is last, would find nothing else wrong."""
+    if args.key is None or UNREADABLE in (args.key, args.value):
+        return False
+    fits = {
+        Command.FSCONFIG_SET_FLAG: args.value is None and args.aux == 0,
+        Command.FSCONFIG_SET_STRING: args.value is not None and args.aux == 0,
+        Command.FSCONFIG_SET_PATH: bool(args.value) and args.aux >= 0,
+        Command.FSCONFIG_SET_PATH_EMPTY: args.value is not None and args.aux >= 0,
+        Command.FSCONFIG_SET_FD: args.value is None and args.aux >= 0,
+    }
+    return any(args.cmd == command and fit for command, fit in fits.items())
 
 
 def _copy_option(call: Call, args: FsconfigArgs, context: Context) -> None:
@@ -103,7 +121,7 @@ def _value(call: Call, args: FsconfigArgs) -> bytes | int | None:
     match args.cmd:
         case Command.FSCONFIG_SET_FLAG:
             return None
-        case Command.FSCONFIG_SET_STRING if args.value is not None:
+        case Command.FSCONFIG_SET_STRING if args.value is not None and args.value != UNREADABLE:
             return args.value
         case Command.FSCONFIG_SET_FD:
             return call.tracee.take(args.aux)

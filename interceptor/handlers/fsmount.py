@@ -11,6 +11,7 @@ Source: fsmount(2); Linux fs/namespace.c fsmount(), mount_too_revealing().
 from __future__ import annotations
 
 import enum
+import errno
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from interceptor.args import Fd, Flags
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Context, Namespace
 from interceptor.registry import Needs, handles
-from interceptor.verdict import AddFd, Continue, Verdict
+from interceptor.verdict import AddFd, Continue, Fail, Verdict
 
 
 class FsmountFlag(enum.IntFlag):
@@ -68,12 +69,19 @@ def fsmount(call: Call, args: FsmountArgs) -> Verdict:
         return Continue(because="flags that do not exist are the kernel's to refuse")
     if not _is_ready(call, context):
         return Continue(because="nothing was made that could be lent, or not to a nested user namespace")
-    if context.choice.mount is Mount.DENY:
-        return call.deny(context.choice.errno, f"filesystem type {context.fstype.decode(errors='replace')!r}")
+    if context.choice.mount is Mount.DENY or context.given:
+        return _refused(call, context)
     # A signal may have come before the descriptor could be injected: then the mount is there.
     if not context.mounted and not _mount(call, args, context):
         return Continue(because="without a visible one nobody knows what it may reveal; the kernel checks that itself")
-    return AddFd(call.agent.open_mount(context), cloexec=bool(args.flags & FsmountFlag.FSMOUNT_CLOEXEC))
+    cloexec = bool(args.flags & FsmountFlag.FSMOUNT_CLOEXEC)
+    return AddFd(call.agent.open_mount(context), cloexec=cloexec, delivered=context.give)
+
+
+def _refused(call: Call, context: Context) -> Verdict:
+    if context.given:
+        return Fail(errno.EBUSY)
+    return call.deny(context.choice.errno, f"filesystem type {context.fstype.decode(errors='replace')!r}")
 
 
 def _is_ready(call: Call, context: Context) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.fakes import DEFAULT, FILESYSTEMS, FakeAgent, FakeContexts, FakeTracee, ask
 
+from interceptor.args import UNREADABLE
 from interceptor.handlers.fsconfig import Command, FsconfigArgs
 from interceptor.handlers.fsmount import FsmountArgs
 from interceptor.handlers.fsopen import FsopenArgs
@@ -130,7 +131,23 @@ def test_a_fresh_proc_is_mounted_and_its_root_injected() -> None:
     assert asked.verdict == AddFd(71, cloexec=True)
     assert asked.done == [("mount_context", b"proc", 14, ()), ("open_mount", b"proc")]
     again = ask("fsmount", FsmountArgs(5, 0, 14), contexts=kept)
-    assert (again.verdict, again.done) == (AddFd(71, cloexec=False), [("open_mount", b"proc")])
+    assert (again.verdict, again.done) == (AddFd(71, cloexec=False), [("open_mount", b"proc")]), "after a signal"
+    assert isinstance(again.verdict, AddFd)
+    assert again.verdict.delivered is not None
+    again.verdict.delivered()
+    assert ask("fsmount", FsmountArgs(5, 0, 14), contexts=kept).verdict == Fail(errno.EBUSY)
+
+
+def test_a_context_that_failed_takes_nothing_more() -> None:
+    kept = opened(b"overlay")
+    agent = FakeAgent(fails=OSError(errno.EINVAL, "without layers"))
+    with pytest.raises(OSError):
+        ask("fsconfig", FsconfigArgs(5, Command.FSCONFIG_CMD_CREATE, None, None, 0), contexts=kept, agent=agent)
+    assert create(kept).verdict == Fail(errno.EBUSY)
+    option = FsconfigArgs(5, Command.FSCONFIG_SET_STRING, b"lowerdir+", b"/x", 0)
+    assert ask("fsconfig", option, contexts=kept).verdict == Fail(errno.EBUSY)
+    wrong = FsconfigArgs(5, Command.FSCONFIG_SET_STRING, b"lowerdir+", UNREADABLE, 0)
+    assert isinstance(ask("fsconfig", wrong, contexts=kept).verdict, Continue), "the kernel says what is wrong with it"
 
 
 def test_a_nested_user_namespace_gets_the_covers_or_the_kernels_answer() -> None:
