@@ -27,7 +27,7 @@ def probe(name: str, *options: str) -> Path:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler: apt-get install gcc")
-    made = _directory() / "-".join([name, *options])
+    made = _directory() / "-".join([name, *options]).replace("/", "_")
     how = () if "-shared" in options else ("-static",)
     command = [compiler, *how, "-O1", "-Wall", "-Werror", "-o", str(made), *options, str(HERE / f"{name}.c")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -40,12 +40,7 @@ APPLETS = (
 ALL = "all"
 """Selects the policy below; its name says which capabilities the container's processes get."""
 
-_CHOWN = ("chown", "lchown", "fchown", "chown32", "lchown32", "fchown32", "fchownat")
-_EMULATED = "[{do: emulate}]"
 POLICIES = {
-    # Calls that are optional, and every one of them at the handler.
-    "files": "extends: [xattr]\nselectable: true\ncalls:\n"
-    + "".join(f"  {name}: {_EMULATED}\n" for name in _CHOWN),
     ALL: "extends: [default]\nselectable: true\n",
     "no-new-mount-api": "extends: [default]\nselectable: true\ncalls:\n"
     + "".join(
