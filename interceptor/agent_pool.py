@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from interceptor import loops
 from interceptor.contexts import Contexts, Kept
-from interceptor.errors import AgentError, NothingToLend, NotificationGone
+from interceptor.errors import AgentEndedError, AgentError, NothingToLend, NotificationGone
 from interceptor.loops import LoopFlag
 from interceptor.native import agentlink
 from interceptor.native.agentlink import Link, Reply, Request, Slot
@@ -124,8 +124,9 @@ class AgentPool:
         """The action's reply. Completes `request` with the container's ids and the deadline.
 
         OSError with the tracee's errno; NotificationGone; AgentError when there is no answer before the deadline
-        (waiting for a free agent included), or when the agent died: what it had done by then nobody knows. A request that
-        brings a later deadline than policy's has that one.
+        (waiting for a free agent included). For an agent that somebody killed another one goes on with the request; where
+        nobody knows what was done by then, OSError(EINTR). A request that brings a later deadline than policy's has that
+        one.
         """
         deadline_ms = max(request.deadline_ms, self._limits.agent_deadline_ms)
         watch = _Watch(deadline_ms, on_slow or self._on_slow)
@@ -170,6 +171,11 @@ class AgentPool:
             except OSError:  # a request that cannot be packed: nothing was sent
                 self._release(link)
                 raise
+            except AgentEndedError as ended:
+                made = link.noted()
+                self._lose(link)
+                _make_again(request, made)
+                watch.check(str(ended))
             except BaseException:
                 self._lose(link)
                 raise
@@ -304,6 +310,12 @@ class AgentPool:
         link.adopt(notification)
         try:
             reply = _reply(link, None, watch)
+        except AgentEndedError:
+            made = link.noted()
+            self._lose(link)
+            if made is None:
+                return None
+            raise InterruptedError(errno.EINTR, _NOBODY_KNOWS) from None
         except BaseException:
             self._lose(link)
             raise
@@ -381,6 +393,32 @@ class _Watch:
     def check(self, what: str) -> None:
         if self.over():
             raise AgentError(f"{what}, and {self.deadline_ms} ms are over")
+
+
+_NOBODY_KNOWS = "an agent was killed in it, and nobody knows what was done"
+_HARMLESS = frozenset((
+    agentlink.PING, agentlink.MOUNT_ID, agentlink.FSOPEN, agentlink.OPEN_ROOT, agentlink.GET_XATTR, agentlink.LIST_XATTR,
+    agentlink.MAY_CHOWN, agentlink.SETHOSTNAME, agentlink.SETDOMAINNAME,
+))  # fmt: skip
+"""What has the same result when it is done twice."""
+_NOTED = frozenset((
+    agentlink.MOUNT, agentlink.STAND_IN, agentlink.OVERLAY, agentlink.MOVE_MOUNT, agentlink.MAKE_NODE, agentlink.SET_XATTR,
+    agentlink.REMOVE_XATTR,
+))  # fmt: skip
+"""What notes that it is about to change something (still_waiting() of native/agent_attach.c)."""
+_ATTACHES = frozenset((agentlink.MOUNT, agentlink.STAND_IN, agentlink.OVERLAY))
+"""What looks for `unless_mount` before it attaches."""
+
+
+def _make_again(request: Request, made: int | None) -> None:
+    """Prepares a request for a second agent after the first was killed; `made` as `Link.noted` says it. OSError(EINTR) where
+    nobody knows what was done.
+    """
+    if request.op in _HARMLESS or (request.op in _NOTED and made is None):
+        return
+    if not made or request.op not in _ATTACHES:
+        raise InterruptedError(errno.EINTR, _NOBODY_KNOWS)
+    request.unless_mount = made
 
 
 def _exchange(link: Link, request: Request, watch: _Watch) -> Reply:

@@ -42,3 +42,7 @@ class WireError(InterceptorError):
 
 class AgentError(InterceptorError):
     """The agent died, does not answer within its deadline, or answered something that is no answer."""
+
+
+class AgentEndedError(AgentError):
+    """The agent ended, killed by somebody else, after it had taken a request."""

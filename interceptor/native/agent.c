@@ -352,6 +352,8 @@ void agent_main(void)
 {
 	sys(prctl, PR_SET_NAME, "agent");
 	unblock_signals();
+	if (note_open())
+		end(4);
 	open_own();
 	if (creds_start() || filter_install())
 		end(5);

@@ -7,6 +7,7 @@
 /* The agent's own descriptors. Whatever is above FIRST_FREE belongs to one request and is closed before its answer. */
 enum {
 	LINK_FD = 3,        /* the socket to the supervisor */
+	NOTE_FD = 5,        /* struct agent_note, until it is mapped at the start */
 	HOST_MNTNS_FD = 4,
 	HOST_UTSNS_FD = 5,
 	HOST_NETNS_FD = 6,
@@ -101,7 +102,9 @@ long context_change(int mount, uint64_t attributes);
 
 /* agent_attach.c: ID_VALID, then move_mount onto `target`; refused where mount(2) would refuse it. */
 long attach(struct call *call, int mount, int target);
-/* ID_VALID: to be asked immediately before anything is changed. */
+/* Maps the memory that is shared with the supervisor. */
+long note_open(void);
+/* ID_VALID: to be asked immediately before anything is changed, which is noted. */
 int still_waiting(const struct call *call);
 /* The same for move_mount(2), which refuses by itself. */
 long attach_moved(struct call *call, int mount, int target);

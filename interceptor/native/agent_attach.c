@@ -5,6 +5,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/ioctl.h>
+#include <linux/mman.h>
 #include <linux/types.h>
 
 #include <linux/mount.h>
@@ -19,11 +20,27 @@ static long acceptable(const struct facts *new, const struct facts *old)
 	return old->mount_root && new->major == old->major && new->minor == old->minor ? -EBUSY : 0;
 }
 
+static struct agent_note *note;
+
+long note_open(void)
+{
+	long at = sys(mmap, 0, AGENT_NOTE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, NOTE_FD, 0);
+
+	if (at < 0 && at > -4096)
+		return at;
+	note = (struct agent_note *)at;
+	return sys(close, NOTE_FD);
+}
+
 int still_waiting(const struct call *call)
 {
 	uint64_t id = call->request->notification;
 
-	return !id || !sys(ioctl, call->fd[AGENT_FD_NOTIFIER], SECCOMP_IOCTL_NOTIF_ID_VALID, &id);
+	if (id && sys(ioctl, call->fd[AGENT_FD_NOTIFIER], SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+		return 0;
+	note->made = (uint64_t)call->value;
+	__atomic_store_n(&note->cookie, call->request->cookie, __ATOMIC_RELEASE);
+	return 1;
 }
 
 long attach_moved(struct call *call, int mount, int target)

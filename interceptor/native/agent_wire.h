@@ -134,6 +134,14 @@ enum agent_outcome {
 #define AGENT_WANTED_CWD (-1)   /* AGENT_WANTS: the working directory, as role CWD */
 #define AGENT_GIVEN_MAX 2
 
+/* Memory that an agent shares with the supervisor alone, written immediately before something is changed: what was begun, if the
+ * agent ends before it answers. */
+struct agent_note {
+	uint64_t cookie;             /* the request's */
+	uint64_t made;               /* STATX_MNT_ID of the mount that is about to be attached; 0: not known, or no mount */
+};
+#define AGENT_NOTE_SIZE 4096
+
 struct agent_reply {
 	uint64_t cookie;
 	int32_t error;               /* 0 or a positive errno: the tracee's failure */

@@ -17,7 +17,7 @@
 #define STACK_SIZE 16384
 
 struct start {
-	int memfd, null, socket;
+	int memfd, null, socket, note;
 	int error;
 };
 
@@ -31,10 +31,11 @@ static int become_agent(void *argument)
 	int null = fcntl(start->null, F_DUPFD, 16);
 	int link = fcntl(start->socket, F_DUPFD, 16);
 	int memfd = fcntl(start->memfd, F_DUPFD, 16);
+	int note = fcntl(start->note, F_DUPFD, 16);
 
 	setsid(); /* a terminal's signals are for the supervisor */
-	if (null >= 0 && link >= 0 && memfd >= 0 && dup2(null, 0) == 0 && dup2(null, 1) == 1 && dup2(null, 2) == 2 &&
-	    dup2(link, 3) == 3 && dup3(memfd, 4, O_CLOEXEC) == 4 && !syscall(SYS_close_range, 5, ~0u, 0) && !chdir("/"))
+	if (null >= 0 && link >= 0 && memfd >= 0 && note >= 0 && dup2(null, 0) == 0 && dup2(null, 1) == 1 && dup2(null, 2) == 2 &&
+	    dup2(link, 3) == 3 && dup3(memfd, 4, O_CLOEXEC) == 4 && dup2(note, 5) == 5 && !syscall(SYS_close_range, 6, ~0u, 0) && !chdir("/"))
 		syscall(SYS_execveat, 4, "", arguments, environment, AT_EMPTY_PATH);
 	start->error = errno;
 	_exit(127);
@@ -58,6 +59,36 @@ static int run(struct start *start, struct ic_agent *agent)
 	return agent->pid < 0 ? -saved : 0;
 }
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U
+#endif
+
+/* A page that keeps its size, whoever has its descriptor: whoever reads it gets no SIGBUS. */
+static int make_note(struct ic_agent *agent)
+{
+	int fd = memfd_create("note", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+
+	if (fd < 0 && errno == EINVAL) /* Linux before 6.3 */
+		fd = memfd_create("note", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -errno;
+	agent->note = MAP_FAILED;
+	if (!ftruncate(fd, AGENT_NOTE_SIZE) && !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		agent->note = mmap(NULL, AGENT_NOTE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (agent->note != MAP_FAILED)
+		return fd;
+	agent->note = NULL;
+	close(fd);
+	return -errno;
+}
+
+void ic_agent_bury(struct ic_agent *agent)
+{
+	if (agent->note)
+		munmap(agent->note, AGENT_NOTE_SIZE);
+	agent->note = NULL;
+}
+
 int ic_agent_spawn(int memfd, int null, int patience_us, struct ic_agent *agent)
 {
 	const struct timeval patience = { patience_us / 1000000, patience_us % 1000000 };
@@ -68,9 +99,12 @@ int ic_agent_spawn(int memfd, int null, int patience_us, struct ic_agent *agent)
 		return -errno;
 	setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
 	start.socket = ends[1];
+	start.note = make_note(agent);
 	agent->cpu = -1;
-	error = run(&start, agent);
+	error = start.note < 0 ? start.note : run(&start, agent);
 	close(ends[1]);
+	if (start.note >= 0)
+		close(start.note);
 	if (!error && start.error) {
 		siginfo_t ended;
 
@@ -78,10 +112,12 @@ int ic_agent_spawn(int memfd, int null, int patience_us, struct ic_agent *agent)
 		close(agent->pidfd);
 		error = -start.error;
 	}
-	if (error)
+	if (error) {
 		close(ends[0]);
-	else
+		ic_agent_bury(agent);
+	} else {
 		agent->socket = ends[0];
+	}
 	return error;
 }
 

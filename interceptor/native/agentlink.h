@@ -12,12 +12,16 @@ struct ic_agent {
 	int pid;
 	int pidfd;
 	int socket;
+	struct agent_note *note; /* see agent_wire.h; null once it was buried */
 	int cpu;             /* to which it is bound; -1: to none. Whoever has the agent for itself changes it */
 };
 
 /* Starts the executable in `memfd` with `null` at descriptors 0 to 2 and its end of the link at 3, nothing else open.
  * Receiving on the link gives up after `patience_us`. 0 or a negative errno. */
 int ic_agent_spawn(int memfd, int null, int patience_us, struct ic_agent *agent);
+
+/* Lets go of what an agent that has ended leaves. Idempotent. */
+void ic_agent_bury(struct ic_agent *agent);
 
 /* Sends one request and receives its reply. The journal is told, with the agent's pid for its number. 1: replied; 0: no reply within
  * the link's patience, go on with ic_agent_wait();

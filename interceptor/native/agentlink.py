@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from interceptor.errors import AgentError
+from interceptor.errors import AgentEndedError, AgentError
 from interceptor.native._native import ffi as _ffi
 from interceptor.native._native import lib as _lib
 
@@ -281,6 +281,8 @@ class Link:
             return None
         if result == -errno.EPIPE:
             raise BrokenPipeError(errno.EPIPE, f"agent {self.pid} has ended")
+        if result == -errno.ECONNRESET:
+            raise AgentEndedError(f"agent {self.pid} ended before it replied")
         raise AgentError(f"agent {self.pid}: {os.strerror(-result)} instead of a reply")
 
     def _given(self, reply: Any) -> tuple[int, ...]:
@@ -290,6 +292,13 @@ class Link:
             _lib.ic_agent_drop_given(reply)
             raise AgentError(f"agent {self.pid} gave {len(given)} descriptors that nobody asked for")
         return given
+
+    def noted(self) -> int | None:
+        """Of an agent that ended before it replied: None when it had not begun to change anything; else STATX_MNT_ID of the
+        mount that it was about to attach, 0 where there is none.
+        """
+        note = self.c.note
+        return int(note.made) if note != _ffi.NULL and note.cookie == self._cookie else None
 
     def kill(self) -> None:
         """SIGKILL. It may take effect late (a task in state D), and has none on an agent that has ended."""
@@ -307,6 +316,7 @@ class Link:
                 self._pidfd = -1
         if self._pidfd < 0:
             self.hang_up()
+            _lib.ic_agent_bury(self.c)
         return self._pidfd < 0
 
     def hang_up(self) -> None:

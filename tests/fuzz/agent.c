@@ -53,6 +53,7 @@ static struct {
 	bool asked;             /* the last call was ID_VALID, and it was */
 	bool begun, answered;
 	struct agent_request request;
+	struct agent_note note;
 	jmp_buf over;
 } kernel;
 
@@ -352,7 +353,7 @@ static long attach_mount(long from, const char *from_path, long to, const char *
 	must_be_open(from);
 	must_be_open(to);
 	if (by_fds && kernel.task.mount != STAGING && kernel.request.op != AGENT_MAKE_NODE && kernel.request.notification)
-		MUST(kernel.asked);
+		MUST(kernel.asked && kernel.note.cookie == kernel.request.cookie);
 	return failure();
 }
 
@@ -395,6 +396,9 @@ static long send_reply(const struct msghdr *header)
 static long work(long number, long a, long b, long c, long d, long e)
 {
 	switch (number) {
+	case SYS_mmap:
+		MUST(!kernel.begun && e == NOTE_FD && b == AGENT_NOTE_SIZE);
+		return (long)&kernel.note;
 	case SYS_recvmsg:
 		MUST(a == LINK_FD);
 		return receive((struct msghdr *)b);
@@ -611,6 +615,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	kernel.input = (struct input){data, size};
 	for (int fd = 0; fd <= LINK_FD; fd++)
 		kernel.open[fd] = true;
+	kernel.open[NOTE_FD] = true;
 	if (!setjmp(kernel.over))
 		agent_main();
 	return 0;

@@ -71,7 +71,7 @@ def running(*commands: subprocess.Popen[str]) -> Iterator[None]:
 
 def agents(host: whole.Host) -> set[int]:
     supervisor = host.supervisor_pid()
-    return {found.pid for found in processes() if found.parent == supervisor and found.alive()}
+    return {found.pid for found in processes() if found.parent == supervisor and found.comm == "agent" and found.alive()}
 
 
 def steady(boxes: list[whole.Box]) -> int:

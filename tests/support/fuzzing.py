@@ -94,14 +94,16 @@ def build(target: Target, into: Path, *, coverage: bool = False) -> Path:
 def _compile(jobs: list[list[str | Path]]) -> None:
     """Two at a time."""
     running: list[subprocess.Popen[str]] = []
+    wrong = ""
     for job in jobs:
         running.append(subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         if len(running) == 2:
-            _wait(running.pop(0))
-    for process in running:
-        _wait(process)
+            wrong += _wait(running.pop(0))
+    wrong += "".join(_wait(process) for process in running)
+    assert not wrong, wrong
 
 
-def _wait(process: subprocess.Popen[str]) -> None:
+def _wait(process: subprocess.Popen[str]) -> str:
+    """What is wrong."""
     output, _ = process.communicate()
-    assert process.returncode == 0, output
+    return output if process.returncode else ""
