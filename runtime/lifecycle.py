@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from interceptor.ports import Core, Request
     from runtime.config import HostConfig, Places
     from runtime.mountinfo import Mount
-    from runtime.nodes import Node
+    from runtime.nodes import Nodes
     from runtime.procfs.service import Prepared
     from runtime.record import Record
     from runtime.underneath import Underneath
@@ -64,7 +64,7 @@ class Parts:
 
     hierarchies: Sequence[Mount]
     """Of cgroups, in the engine's mount namespace."""
-    nodes: Mapping[str, Node]
+    nodes: Nodes
     leaves: Prepared | None
     undo: ExitStack
 
@@ -256,12 +256,10 @@ class Lifecycle:
             self._procfs.start()
         with ExitStack() as undo, in_mount_namespace(namespace.fileno()):
             hierarchies = mountinfo.of_cgroups(files.text("/proc/thread-self/mountinfo"))
-            made = nodes.make(base, record.ids, nodes.lent(policy))
-            for node in made.values():
-                undo.enter_context(node.tree)
             leaves = self._procfs.prepare(record, base) if virtual else None
             if leaves is not None:
                 undo.callback(leaves.close)
+            made = nodes.make(base, record.ids, nodes.lent(policy), undo)
             return Parts(hierarchies, made, leaves, undo.pop_all())
 
     def _complete(self, pending: Pending, pid: int) -> None:

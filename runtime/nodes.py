@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from interceptor.native import mounts
 from interceptor.native.fd import Fd
@@ -20,7 +21,7 @@ from interceptor.native.namespaces import in_mount_namespace
 from interceptor.policy import Kmsg
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from interceptor.container import IdRange
     from interceptor.policy import Policy
@@ -34,21 +35,24 @@ NODES = {
     "tty": os.makedev(5, 0),
 }
 """Linux Documentation/admin-guide/devices.txt."""
-
 KMSG = "kmsg"
+FUSE = os.makedev(10, 229)
 
 
-class Node(NamedTuple):
-    """One that is made and not yet anywhere."""
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Those of one container, made and not yet anywhere."""
 
-    device: int
-    """Its number, as of makedev(3)."""
-    tree: Fd
-    """A detached mount of it."""
+    devices: Mapping[str, int]
+    """Name → number, as of makedev(3); none where the host itself may not make device nodes."""
+    trees: Sequence[Fd]
+    """A detached mount of each, in that order."""
+    directory: Fd | None = None
+    """A detached mount of the directory that has them all."""
 
 
-def make(base: str, ids: IdRange, lent: Mapping[str, int]) -> Mapping[str, Node]:
-    """A node of each kind, by name, and of those that are `lent`; none where the host itself may not make device nodes.
+def make(base: str, ids: IdRange, lent: Mapping[str, int], undo: ExitStack) -> Nodes:
+    """Of each kind, and of those that are `lent`. `undo` closes them.
 
     Runs in the mount namespace where `base`, the container's run directory, is a private mount. Cloned from a tmpfs that is
     attached meanwhile: before Linux 6.15 a detached one cannot be cloned.
@@ -63,17 +67,18 @@ def make(base: str, ids: IdRange, lent: Mapping[str, int]) -> Mapping[str, Node]
         try:
             for name, device in wanted.items():
                 _make_node(f"{at}/{name}", name, device, ids)
+            directory = undo.enter_context(mounts.open_tree(at))
             trees = mounts.clones(mounts.AT_FDCWD, [f"{at}/{name}" for name in wanted])
         finally:
             mounts.unmount(at)
     except PermissionError:
-        return {}  # no CAP_MKNOD: the host is a container itself
+        return Nodes({}, ())  # no CAP_MKNOD: the host is a container itself
     finally:
         os.rmdir(at)
-    return {name: Node(device, tree) for (name, device), tree in zip(wanted.items(), trees, strict=True)}
+    return Nodes(wanted, [undo.enter_context(tree) for tree in trees], directory)
 
 
-def give(pid: int, made: Mapping[str, Node]) -> None:
+def give(pid: int, made: Nodes) -> None:
     """Puts them into the place of those that the runtime bound, in the container whose init is `pid` and has not run
     anything yet. What is missing there, is no device of that number, or is no mount stays as the engine wanted it.
     """
@@ -81,13 +86,28 @@ def give(pid: int, made: Mapping[str, Node]) -> None:
         Fd(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace,
         in_mount_namespace(namespace.fileno()),
     ):
-        for name, node in made.items():
-            if _is_bound(name, node.device):
-                mounts.unmount(f"/dev/{name}")
-                mounts.move_mount(node.tree.fileno(), f"/dev/{name}")
+        trees = zip(made.devices, made.trees, strict=True)
+        bound = {name: tree for name, tree in trees if _is_bound(name, made.devices[name])}
+        if made.directory is not None and bound:
+            _take_away(bound, made.directory)
+        for name, tree in bound.items():
+            mounts.move_mount(tree.fileno(), f"/dev/{name}")
 
 
-FUSE = os.makedev(10, 229)
+def _take_away(names: Iterable[str], directory: Fd) -> None:
+    """All of them with one unmount, because each waits for a grace period (namespace_unlock()): below a directory that lies
+    over /dev for as long as that takes. What cannot be moved (from a shared mount) stays, and is covered.
+    """
+    with ExitStack() as held:
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        old = {name: held.enter_context(Fd(os.open(f"/dev/{name}", flags))) for name in names}
+        mounts.move_mount(directory.fileno(), "/dev")
+        try:
+            for name, mount in old.items():
+                with suppress(OSError):
+                    mounts.move_mount(mount.fileno(), f"/dev/{name}")
+        finally:
+            mounts.unmount("/dev")
 
 
 def lent(policy: Policy) -> dict[str, int]:
