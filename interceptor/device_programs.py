@@ -22,7 +22,7 @@ import re
 import select
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,10 +30,11 @@ from interceptor.native import devicebpf as native
 from interceptor.native.fd import Fd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from interceptor.container import Container
-    from interceptor.ports import DeviceProgram
+    from interceptor.ports import DeviceProgram, Keeper
+    from interceptor.ports import Kept as KeptByKeeper
 
 BPF_F_ALLOW_MULTI = 2
 OPEN_MAX = 256
@@ -43,6 +44,10 @@ INSTRUCTIONS_MAX = 1 << 17
 DEPTH_MAX = 64
 """Cgroups between the container's own and one that a program is attached to."""
 _PIPE = re.compile(r"pipe:\[([0-9]+)\]")
+
+
+PROGRAM, PIPE = "device program", "device program's pipe"
+"""Kinds of what the keeper holds, by the container's id and the pipe's inode number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,15 +63,24 @@ class Kept:
         return os.fstat(self.ours.fileno()).st_ino
 
 
-@dataclass(slots=True)
 class Programs:
     """All of one container."""
 
-    _kept: dict[int, Kept] = field(default_factory=dict)
-    """By the pipe's inode number."""
-    _known: dict[int, int] = field(default_factory=dict)
-    """Number of a program that is the container's → how many instructions it has."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, container_id: str = "", keeper: Keeper | None = None) -> None:
+        """What is open outlives us with `keeper`."""
+        self._container_id, self._keeper = container_id, keeper
+        self._kept: dict[int, Kept] = {}
+        """By the pipe's inode number."""
+        self._known: dict[int, int] = {}
+        """Number of a program that is the container's → how many instructions it has."""
+        self._lock = threading.Lock()
+
+    def adopt(self, program: Fd, ours: Fd) -> None:
+        """One that an earlier supervisor had open, and the keeper holds."""
+        with self._lock:
+            kept = Kept(program, ours)
+            self._kept[kept.number] = kept
+            self._known.setdefault(_number(program), 0)
 
     def load(self, instructions: bytes, name: bytes) -> int:
         """Loads one; the descriptor that stands for it, the caller's to close."""
@@ -100,22 +114,51 @@ class Programs:
 
     def close(self) -> None:
         with self._lock:
-            self._kept.clear()
+            self._let_go(list(self._kept))
 
     def _keep(self, program: Fd) -> int:
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         kept = Kept(program, Fd(ours))
         self._kept[kept.number] = kept
+        if self._keeper is not None:
+            self._keeper.keep(PROGRAM, self._key(kept.number), program.fileno())
+            self._keeper.keep(PIPE, self._key(kept.number), ours)
         return theirs
+
+    def _let_go(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if self._keeper is not None:
+                self._keeper.drop(PROGRAM, self._key(number))
+                self._keeper.drop(PIPE, self._key(number))
+            del self._kept[number]
+
+    def _key(self, number: int) -> str:
+        return f"{self._container_id}/{number}"
 
     def _make_room(self, count: int) -> None:
         """Lets go of what the tracees have closed. OSError(ENOMEM) where that is not enough."""
-        self._kept = {number: kept for number, kept in self._kept.items() if not _closed(kept.ours)}
+        self._let_go([number for number, kept in self._kept.items() if _closed(kept.ours)])
         if len(self._kept) < OPEN_MAX and sum(self._known.values()) + count <= INSTRUCTIONS_MAX:
             return
         self._known = {number: each for number, each in self._known.items() if _lives(number)}
         if len(self._kept) >= OPEN_MAX or sum(self._known.values()) + count > INSTRUCTIONS_MAX:
             raise OSError(errno.ENOMEM, "the container has too many device programs")
+
+
+def inherit(keeper: Keeper, programs_of: Callable[[str], Programs | None]) -> None:
+    """What an earlier supervisor left, for the containers that are known again."""
+    programs, pipes = (_taken(keeper.inherited(kind)) for kind in (PROGRAM, PIPE))
+    for key in programs.keys() | pipes.keys():
+        programs_here = programs_of(key.rpartition("/")[0])
+        if programs_here is not None and key in programs and key in pipes:
+            programs_here.adopt(programs.pop(key), pipes.pop(key))
+        else:
+            keeper.drop(PROGRAM, key)
+            keeper.drop(PIPE, key)
+
+
+def _taken(kept: Mapping[str, KeptByKeeper]) -> dict[str, Fd]:
+    return {key: Fd(one.fd) for key, one in kept.items()}
 
 
 def _closed(ours: Fd) -> bool:

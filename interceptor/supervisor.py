@@ -28,6 +28,7 @@ from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
 from interceptor.client import program
 from interceptor.control import Control
+from interceptor.device_programs import Programs, inherit
 from interceptor.dispatch import Dispatcher, Routes, routes_of
 from interceptor.errors import ConfigError, InterceptorError, PolicyError
 from interceptor.explain import explained
@@ -207,6 +208,7 @@ class Supervisor:
             Pace(policy.limits.notifications),
         )  # fmt: skip
         entry.dispatcher.shown, entry.dispatcher.fresh = self._shown, self._fresh
+        entry.dispatcher.device_programs = Programs(container.id, self.keeper)
         with self._lock:
             if container.id in self._entries:
                 raise InterceptorError(f"container {container.id!r} is registered already; delete it first")
@@ -253,6 +255,7 @@ class Supervisor:
         """Goes on with the notifiers that an earlier supervisor served, and with what it had not answered; for containers
         that were registered again.
         """
+        inherit(self.keeper, self._device_programs)
         unfinished = dict(self.journal.unfinished())
         for key, kept in self.keeper.inherited(NOTIFIER).items():
             with self._lock:
@@ -269,6 +272,11 @@ class Supervisor:
                 log.info("session goes on", key=key, unfinished=len(left))
         for orphan in (call for left in unfinished.values() for call in left):
             orphan.slot.close()
+
+    def _device_programs(self, container_id: str) -> Programs | None:
+        with self._lock:
+            entry = self._entries.get(container_id)
+        return entry.dispatcher.device_programs if entry else None
 
     def _serve(self, entry: Entry, key: str, fd: int) -> Session:
         slot = partial(self.journal.open, _number(key))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
+from support.waiting import wait_for
 
 from interceptor.native import devicebpf
 
@@ -47,9 +50,13 @@ OTHERWISE = {
 @pytest.fixture(scope="module")
 def host() -> Iterator[whole.Host]:
     with whole.host("runc") as host:
-        done = host.run("sh", "-euc", f"umount -R {TOP}; mount -t cgroup2 none {TOP}")
-        assert done.returncode == 0, done.stderr
+        mount_v2(host)
         yield host
+
+
+def mount_v2(host: whole.Host) -> None:
+    done = host.run("sh", "-euc", f"umount -R {TOP}; mount -t cgroup2 none {TOP}")
+    assert done.returncode == 0, done.stderr
 
 
 CGROUP2 = {
@@ -140,6 +147,20 @@ def test_what_the_host_has_attached_cannot_be_replaced_from_inside(host: whole.H
             assert (found["load"], found["attach"], found["query"]) == ("ok", "EPERM", "EPERM")
             [event, *_] = [e for e in box.trace("--syscall", "bpf") if e["errno"] == "EPERM"]
             assert "give way" in event["why"]
+
+
+def test_a_program_outlives_the_supervisor() -> None:
+    with whole.host("runc", kept=True) as host:
+        mount_v2(host)
+        with box_in(host, "interceptor-test-bpf-kept") as box, ThreadPoolExecutor() as aside:
+            started = aside.submit(box.exec, box.probe("device_programs"), f"{TOP}/inner", "/data/go", "-")
+            wait_for(lambda: box.sh("ls /data").split() == ["go"], "the pipe", within=20)
+            before = host.supervisor_pid()
+            os.kill(before, signal.SIGKILL)
+            box.sh("echo >/data/go")
+            found = answers(started.result(60))
+            assert host.supervisor_pid() != before
+            assert (found["attach"], found["attached"], found["detach"]) == ("ok", "opens 1", "ok")
 
 
 def test_without_a_cgroup_of_its_own_in_v2_the_kernel_decides() -> None:

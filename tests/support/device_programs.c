@@ -1,5 +1,6 @@
-/* device_programs CGROUP OWN [FOREIGN]: device programs of cgroup v2 as runc, crun and systemd use them, on the new cgroup
- * CGROUP; on OWN and FOREIGN, where it must not work. Prints "what: errno" or "ok", and what was found. */
+/* device_programs CGROUP OWN [FOREIGN | -]: device programs of cgroup v2 as runc, crun and systemd use them, on the new cgroup
+ * CGROUP; on OWN and FOREIGN, where it must not work. Prints "what: errno" or "ok", and what was found. With "-" one program is
+ * loaded, and attached when somebody has opened the pipe OWN. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -123,6 +124,14 @@ int main(int argc, char **argv)
 
 	no_full = say("load", LOAD_PROGRAM({ LOAD(2, 4), LOAD(3, 8), JNE(2, 1, 3), JNE(3, 7, 2), MOV(0, 0), EXIT, MOV(0, 1), EXIT }));
 	printf("cloexec: %d\n", fcntl(no_full, F_GETFD));
+	if (argc > 3 && !strcmp(argv[3], "-")) {
+		mkfifo(argv[2], 0600);
+		own = open(argv[2], O_RDONLY);
+		say("attach", change(BPF_PROG_ATTACH, inner, no_full, MULTI, 0));
+		open_inside("attached");
+		say("detach", change(BPF_PROG_DETACH, inner, no_full, 0, 0));
+		return rmdir(cgroup);
+	}
 	everything = say("load another", LOAD_PROGRAM({ MOV(0, 1), EXIT }));
 	open_inside("before");
 	say("attach", change(BPF_PROG_ATTACH, inner, no_full, MULTI, 0));
