@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -76,8 +77,11 @@ class Directories:
             return False
 
     def follow(self, number: int, view: View) -> None:
-        """Makes the directory show what the view does now. Any mount namespace."""
-        visible = frozenset(share.cpus(view).visible)
+        """Makes the directory show what the view does now, and again whenever another reader finds that it has changed. Any
+        mount namespace.
+        """
+        view.state[share.ON_CPUS] = partial(self.follow, number, view)
+        visible = frozenset(share.cpus_now(view).visible)
         with self._lock:
             if self._shown.get(number) != visible:
                 cpuview.write(self._path(place(number)), Path(cpuview.DIRECTORY), sorted(visible))

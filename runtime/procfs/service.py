@@ -353,14 +353,19 @@ def _make_cpus(served: Served) -> None:
     if cpus.wanted(_places(served, 0)):
         served.cpus = cpus.Directories(served.directory)
         served.cpus.mount(attach.SOURCE)
-        for number in (0, *served.inner.values()):
+        for number in _numbers(served):
             served.cpus.make(number, served.computed.view(number), _leaf_places(served, number))
         served.devices |= {_device(served.directory, name) for name in served.cpus.filesystems}
 
 
+def _numbers(served: Served) -> Sequence[int]:
+    """Its views'."""
+    return 0, *tuple(served.inner.values())
+
+
 def _follow_cpus(served: Served) -> None:
     if served.cpus is not None:
-        for number in (0, *tuple(served.inner.values())):
+        for number in _numbers(served):
             served.cpus.follow(number, served.computed.view(number))
 
 

@@ -460,3 +460,19 @@ def test_product_uuid_is_one_container_s_and_stays() -> None:
     assert dmi.product_uuid(one) == dmi.product_uuid(View({}, name="a" * 64)) == dmi.product_uuid(views.inner({}, one))
     assert dmi.product_uuid(one) != dmi.product_uuid(other)
     assert re.fullmatch(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\n", dmi.product_uuid(one))
+
+
+def test_whoever_shows_cpus_elsewhere_hears_of_a_change_before_anybody_is_shown_it(
+    v2: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, told, now = view(v2), list[int](), 0
+    monkeypatch.setattr(share.time, "monotonic_ns", lambda: now)
+    seen.state[share.ON_CPUS] = lambda: told.append(len(share.cpus_now(seen).visible))
+    first = len(share.cpus(seen).visible)
+    now += SECOND
+    share.cpus(seen)
+    assert told == [first], "once, while nothing changes"
+    v2.write(f"{SCOPE[1:]}/cpu.max", "100000 100000\n")
+    now += SECOND
+    assert len(share.cpus(seen).visible) == 1
+    assert told == [first, 1]

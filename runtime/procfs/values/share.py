@@ -7,6 +7,7 @@ faster expiry than what the host has.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from interceptor.native.files import read
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _KEEP: Final = 1_000_000_000
 _KEEP_LIMITS: Final = 20_000_000
 """Nanoseconds. Less than it takes a runtime from setting the limits of a container to the first look of its program."""
+
+ON_CPUS: Final = "on cpus"
+"""Key of a view's state: what is called when it sees other CPUs than before, before anybody is shown them."""
 
 _kept: dict[tuple[str, str], tuple[int, Any]] = {}
 
@@ -50,9 +54,22 @@ def cpus(view: View) -> Cpus:
     now = time.monotonic_ns()
     found: tuple[int, Cpus] | None = view.state.get("cpus")
     if found is None or now - found[0] > _KEEP_LIMITS:
-        there = host(f"{view.sys}/devices/system/cpu/online", resources.parse_list) or [0]
-        found = view.state["cpus"] = (now, resources.cpus(cgroups(view), there))
+        before, found = found, (now, cpus_now(view))
+        view.state["cpus"] = found
+        if before is None or before[1].visible != found[1].visible:
+            with suppress(OSError):  # the container goes away; else who follows it will say what is wrong
+                view.state.get(ON_CPUS, _nothing)()
     return found[1]
+
+
+def _nothing() -> None:
+    pass
+
+
+def cpus_now(view: View) -> Cpus:
+    """The same, as of this moment; readers go on to show what they showed."""
+    there = host(f"{view.sys}/devices/system/cpu/online", resources.parse_list) or [0]
+    return resources.cpus(cgroups(view), there)
 
 
 def memory(view: View) -> Memory:
