@@ -167,6 +167,7 @@ def _top(rows: Mapping[str, Syscall]) -> dict[str, Schema]:
             {
                 "fuse": {"type": "object", "additionalProperties": {"type": "string"}, "description": FUSE},
                 "devices": {"type": "object", "additionalProperties": _device(), "description": DEVICES},
+                "overlay-nodes": _flag(OVERLAY_NODES, default=False),
             }
         ),
         "tests": {"type": "array", "items": _case(), "description": "What interceptor policy test tries"},
@@ -181,6 +182,7 @@ EXTENDS = "Policies that this one builds on; own entries win, then those of the 
 FILESYSTEMS = 'By filesystem type; "*" is every other one'
 FUSE = "By filesystem type: the program that serves it, inside the container"
 HOST_CEILING = "How far the host's own value may be raised"
+OVERLAY_NODES = "Overlays with userxattr, too, are such that device nodes can be made in them"
 DEVICES = "By name inside (/dev/NAME): the host's block device or image that can be mounted"
 HIDDEN = "Files and directories of proc and sysfs that are empty inside"
 LEAVES = "Which proc and sysfs describe the container instead of the host"

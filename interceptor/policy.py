@@ -319,6 +319,8 @@ class Policy:
     filesystems: Mapping[str, FilesystemDecision] = field(default_factory=dict)
     """By filesystem type; "*" for every other."""
     engine_profile: EngineProfile = EngineProfile.TIGHTEN
+    overlay_nodes: bool = False
+    """Every overlay is mounted by us, so that device nodes can be made in it."""
     immutable_mounts: bool = True
     """umount2(2) of mounts that existed when the container was created fails with EBUSY."""
     devices: Mapping[str, LentDevice] = field(default_factory=dict)

@@ -247,6 +247,7 @@ def _fold(order: Sequence[PolicyFile], optional: Iterable[str]) -> Policy:
         devices={name: d for f in reversed(order) for name, d in f.devices.items()},
         kmsg=_first(f.kmsg for f in order) or base.kmsg,
         leaves=_first(f.leaves for f in order) or base.leaves,
+        overlay_nodes=bool(_first(f.overlay_nodes for f in order)),
         immutable_mounts=base.immutable_mounts if (m := _first(f.immutable_mounts for f in order)) is None else m,
         limits=limits_of(f.limits for f in reversed(order)),
     )

@@ -89,6 +89,7 @@ class PolicyFile:
     capabilities: str | None = None
     engine_profile: EngineProfile | None = None
     id_range_size: int | None = None
+    overlay_nodes: bool | None = None
     immutable_mounts: bool | None = None
     kmsg: Kmsg | None = None
     leaves: LeafScope | None = None
@@ -258,6 +259,7 @@ class _Reader:
             {
                 "fuse": lambda value: fuse_programs(value, self.problems, add),
                 "devices": lambda value: lent_devices(value, self.problems, self.file.devices),
+                "overlay-nodes": self._sets("overlay_nodes", truth),
             },
             self.problems,
         )

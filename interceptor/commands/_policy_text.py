@@ -120,6 +120,8 @@ def _settings(policy: Policy) -> Iterator[str]:
     yield f"  selectable        {'yes' if policy.selectable else 'no'}"
     yield f"  capabilities      {policy.capabilities}"
     yield f"  engine's profile  {policy.engine_profile}"
+    if policy.overlay_nodes:
+        yield "  overlay nodes     yes"
     yield f"  immutable mounts  {'yes' if policy.immutable_mounts else 'no'}"
     yield f"  kmsg              {policy.kmsg}"
     yield f"  leaves            {policy.leaves}"

@@ -108,7 +108,7 @@ def _is_option(args: FsconfigArgs) -> bool:
 def _copy_option(call: Call, args: FsconfigArgs, context: Context) -> None:
     """What we may not take over is refused when the superblock is made: until then it may still turn out to be native."""
     key = args.key or b""
-    if args.cmd == Command.FSCONFIG_SET_FLAG and key == b"userxattr":
+    if args.cmd == Command.FSCONFIG_SET_FLAG and key == b"userxattr" and not call.policy.overlay_nodes:
         context.native = True
         return
     try:

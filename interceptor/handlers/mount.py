@@ -202,8 +202,12 @@ def _sysfs(call: Call, args: MountArgs) -> Verdict:
 
 
 def _overlay(call: Call, args: MountArgs) -> Verdict:
-    """With userxattr, or from a nested user namespace, it is what the kernel gives; else what real root would get."""
-    if b"userxattr" in (args.data or b"").split(b","):
+    """With userxattr, or from a nested user namespace, it is what the kernel gives; else what real root would get.
+
+    In an overlay that the container's root mounts, overlayfs makes files with that root's credentials (ovl_override_creds()),
+    and so no device nodes, whoever asks. Where policy wants them to be made, it is mounted by us whatever its options.
+    """
+    if b"userxattr" in (args.data or b"").split(b",") and not call.policy.overlay_nodes:
         return Continue(because="userxattr asks for what a user namespace may do itself")
     if call.tracee.in_nested_user_namespace:
         return Continue(because="trusted attributes are lent to the container's own user namespace only")

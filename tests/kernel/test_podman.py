@@ -35,7 +35,7 @@ mkdir -p /home/user /run/user/1000; chown 1000:1000 /home/user /run/user/1000
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[whole.Box]:
-    with whole.host("runc", {"podman": "extends: [loop, docker]\nselectable: true\n"}) as host:
+    with whole.host("runc", {"podman": "extends: [loop, docker]\nselectable: true\nmount: {overlay-nodes: true}\n"}) as host:
         made = host.box("podman", mounts=[SHM], image="podman")
         made.sh(USER)
         yield made
@@ -93,6 +93,19 @@ def test_it_saves_and_loads(box: whole.Box, user: bool) -> None:
     said(box, "rmi", "--force", "busybox", user=user)
     said(box, "load", "--input", f"{where}/busybox.tar", user=user)
     assert said(box, "run", "--rm", "--network", "none", "busybox", "echo", "again", user=user) == "again"
+
+
+def test_a_build_makes_device_nodes(box: whole.Box, user: bool) -> None:
+    """`mount: overlay-nodes:`; Podman leaves them out of the image, as it does in every user namespace."""
+    if user:
+        pytest.skip("a nested user namespace is lent none")
+    script = "mknod /x c 1 3 && stat -c %t:%T /x && ! mknod /y b 8 0 && touch /z && chown 5:6 /z && stat -c %u:%g /z"
+    seen = said(box, "run", "--rm", "--cap-add", "MKNOD", "--network", "none", "busybox", "sh", "-c", script)
+    assert seen.split() == ["1:3", "5:6"]
+    box.sh("mkdir -p /root/nodes; echo 'FROM busybox' >/root/nodes/Containerfile")
+    box.sh("echo 'RUN mknod /x c 1 3 && touch /made' >>/root/nodes/Containerfile")
+    said(box, "build", "--cap-add", "MKNOD", "--network", "none", "--tag", "nodes", "/root/nodes")
+    assert said(box, "run", "--rm", "--network", "none", "nodes", "sh", "-c", "ls -d /made /x || true") == "/made"
 
 
 # -- mount -o loop -----------------------------------------------------------------------------------------------------

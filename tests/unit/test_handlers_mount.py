@@ -115,6 +115,13 @@ def test_userxattr_asks_for_what_the_kernel_gives(data: bytes | None, native: bo
     assert bool(asked.done) is not native
 
 
+def test_policy_may_want_device_nodes_in_every_overlay() -> None:
+    args = replace(OVERLAY, data=b"userxattr,lowerdir=/l")
+    assert ask("mount", args, by=policy(overlay_nodes=True)).done == [("overlay", Anchor(b"/merged"), b"o", 0, args.data)]
+    nested = ask("mount", args, by=policy(overlay_nodes=True), tracee=FakeTracee(in_nested_user_namespace=True))
+    assert isinstance(nested.verdict, Continue)
+
+
 def test_a_descriptor_of_the_tracee_is_where_it_goes() -> None:
     taken = Anchor(b"below", 9)
     asked = ask("mount", replace(PROC, target=b"/proc/self/fd/3/below"),

@@ -6,7 +6,7 @@ import errno
 from typing import Any
 
 import pytest
-from support.fakes import DEFAULT, FILESYSTEMS, FakeAgent, FakeContexts, FakeTracee, ask
+from support.fakes import DEFAULT, FILESYSTEMS, FakeAgent, FakeContexts, FakeTracee, ask, policy
 
 from interceptor.args import UNREADABLE
 from interceptor.handlers.fsconfig import Command, FsconfigArgs
@@ -115,6 +115,13 @@ def test_an_overlay_is_created_by_us_unless_it_is_for_users() -> None:
     kept = opened(b"overlay")
     ask("fsconfig", FsconfigArgs(5, Command.FSCONFIG_SET_FLAG, b"userxattr", None, 0), contexts=kept)
     assert isinstance(create(kept).verdict, Continue)
+
+
+def test_one_for_users_is_ours_too_where_policy_wants_nodes_in_it() -> None:
+    kept, by = opened(b"overlay"), policy(overlay_nodes=True)
+    asked = ask("fsconfig", FsconfigArgs(5, Command.FSCONFIG_SET_FLAG, b"userxattr", None, 0), contexts=kept, by=by)
+    assert asked.done == [("set_overlay_option", b"overlay", b"userxattr", None)]
+    assert create(kept).done == [("create_overlay", b"overlay")]
 
 
 def test_an_option_that_we_do_not_take_over_prevents_the_overlay_later() -> None:
