@@ -6,7 +6,9 @@ on cgroup v2, and with the newest Docker inside. A variant has one engine and on
 
 from __future__ import annotations
 
+import base64
 import json
+import lzma
 import os
 import re
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import cgroups
 from support.engine import EngineError
+from support.modules import image
 from support.runtime import interceptor
 from support.system_container import SystemContainer
 from support.terminal import Terminal
@@ -120,6 +123,17 @@ def test_inner_run_privileged(inner: System) -> None:
     mounted, capabilities = inner.inner("run", "--rm", "--privileged", "busybox", "sh", "-euc", script).splitlines()
     assert mounted == "1"
     assert int(capabilities.split()[1], 16) & (1 << 21), "CAP_SYS_ADMIN"
+
+
+@on_the_main_variant
+def test_insmod_of_what_is_built_in_succeeds_and_of_others_does_not(system: System) -> None:
+    """kmod's, which decompresses by itself what finit_module(2) does not."""
+    built_in = next(d.name for d in Path("/sys/module").iterdir() if d.name.isalpha() and not (d / "initstate").exists())
+    for name, status in ((built_in, 0), ("no_such_module", 1)):
+        for ending, content in (("ko", image(name)), ("ko.xz", lzma.compress(image(name)))):
+            system.exec("sh", "-c", f"base64 -d >/root/{name}.{ending}", input=base64.b64encode(content).decode())
+            done = system.exec("insmod", f"/root/{name}.{ending}", check=False)
+            assert done.returncode == status, done.stderr
 
 
 OPEN = "(exec 3</dev/node) 2>/dev/null && echo opens || echo refused"
