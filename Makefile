@@ -44,6 +44,7 @@ attack: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
 # `make test` has the same for seconds.
 soak: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
 	INTERCEPTOR_SOAK_SECONDS=$(DURATION) INTERCEPTOR_SOAK_BOXES=$(BOXES) INTERCEPTOR_SOAK_CYCLES=$(CYCLES) INTERCEPTOR_SOAK_ISOLATION=$(ISOLATION) \
+		INTERCEPTOR_SOAK_SYSTEMS=$(SYSTEMS) INTERCEPTOR_SOAK_INNER=$(INNER) INTERCEPTOR_SOAK_INNER_SECONDS=$(INNER_SECONDS) \
 		$(BIN)/pytest -s tests/soak
 
 DURATION ?= 300
@@ -51,6 +52,10 @@ BOXES ?= 10
 CYCLES ?= 2000
 # Seconds for each kind of container that misbehaves beside others.
 ISOLATION ?= 60
+# System containers, inner containers at once in each, and for how long: with supervisors killed, and without.
+SYSTEMS ?= 10
+INNER ?= 60
+INNER_SECONDS ?= 1200
 
 # Everything that reads what others wrote, by coverage, FUZZ_SECONDS each; FUZZ=NAME for one of them; then, in a
 # container, FUZZ_CALLS intercepted calls with random arguments.

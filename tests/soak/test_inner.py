@@ -1,0 +1,192 @@
+"""System containers with engines inside, whose containers come and go, while supervisors are killed under them: no command
+fails, no task is stuck, and another container starts meanwhile as it always does.
+
+`make soak` has ten of them, with SYSTEMS, INNER containers at once in each, and INNER_SECONDS to say otherwise.
+"""
+
+# ruff: noqa: T201 - summary lines
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from support.engine import Engine
+from support.images import image
+from support.runtime import over, view_for, why_not
+from support.system_container import SystemContainer
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SYSTEMS = int(os.environ.get("INTERCEPTOR_SOAK_SYSTEMS", "1"))
+INNER = int(os.environ.get("INTERCEPTOR_SOAK_INNER", "2"))
+SECONDS = int(os.environ.get("INTERCEPTOR_SOAK_INNER_SECONDS", "8"))
+AT_LENGTH = SECONDS > 30
+EVERY_S = 2.0
+UNINTERRUPTIBLE_S = 30
+UNDERNEATH = "crun"
+INNER_TAR = "/usr/share/interceptor/busybox.tar"
+LOOPS = {
+    "docker run": "docker run --rm --network none busybox sh -c 'read x < /proc/uptime' >/dev/null",
+    "systemctl restart": "systemctl reset-failed systemd-journald.service; systemctl restart systemd-journald.service",
+    # By mount(2): what lies between the calls of the new mount API dies with a supervisor (docs/design.md, 6).
+    "mount": "LIBMOUNT_FORCE_MOUNT2=always mount -t proc none /mnt && umount /mnt",
+    "read /proc": "cat /proc/meminfo /proc/uptime /proc/stat /proc/loadavg >/dev/null",
+}
+LOOP = """
+end=$(($(date +%s) + {seconds})) rounds=0
+while [ $(date +%s) -lt $end ]; do
+    {command} || {{ echo "round $rounds failed with $?" >&2; exit 1; }}
+    rounds=$((rounds + 1))
+done
+echo $rounds
+"""
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.timeout(0 if AT_LENGTH else 300),
+]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    if reason := why_not(UNDERNEATH):
+        pytest.skip(reason)
+    with Engine(runtimes=over(UNDERNEATH), cgroup_view=view_for(UNDERNEATH)) as engine:
+        engine.import_image(image("docker"), "docker")
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def systems(engine: Engine) -> list[SystemContainer]:
+    return [_system(engine, number) for number in range(SYSTEMS)]
+
+
+def _system(engine: Engine, number: int) -> SystemContainer:
+    made = SystemContainer(engine, "docker", f"system-{number}")
+    made.wait_booted(within=120)
+    wait_for(lambda: made.exec("docker", "version", check=False).returncode == 0, "the inner dockerd", within=60)
+    made.inner("import", INNER_TAR, "busybox")
+    return made
+
+
+def supervisor(engine: Engine) -> int | None:
+    """The process that is `interceptor supervise`, and no child of one."""
+    running = [found for found in engine.owned_processes() if "supervise" in found.text("cmdline").split("\n")]
+    own = [found.pid for found in running if found.parent not in {other.pid for other in running}]
+    return own[0] if own else None
+
+
+@contextlib.contextmanager
+def killing(engine: Engine) -> Iterator[list[int]]:
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(EVERY_S):
+            pid = supervisor(engine)
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+class Stuck:
+    """How long tasks of the engine's containers, or of the supervisor's, were in state D without a break."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.longest = 0.0
+
+    def __enter__(self) -> Stuck:  # noqa: PYI034 - no subclass
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        since: dict[int, float] = {}
+        while not self._over.wait(2):
+            now = time.monotonic()
+            since = {found.pid: since.get(found.pid, now) for found in self._engine.owned_processes() if found.state == "D"}
+            self.longest = max([self.longest, *(now - first for first in since.values())])
+
+
+def loops(system: SystemContainer) -> list[tuple[str, subprocess.Popen[str]]]:
+    """What goes on in one of them: each kind once, and engines' containers as many as are asked for."""
+    kinds = [*LOOPS, *["docker run"] * (INNER - 1)]
+    return [(f"{system.name}: {kind}", _start(system, LOOP.format(seconds=SECONDS, command=LOOPS[kind]))) for kind in kinds]
+
+
+def _start(system: SystemContainer, script: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*system.engine.client, "exec", system.name, "sh", "-c", script],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def failures(running: list[tuple[str, subprocess.Popen[str]]], said: list[tuple[str, str]]) -> list[str]:
+    ended = zip(running, said, strict=True)
+    return [f"{name}: {error[-600:]}" for (name, process), (_, error) in ended if process.returncode]
+
+
+def probe(engine: Engine) -> float:
+    begin = time.monotonic()
+    engine.docker("run", "--rm", "--runtime", "interceptor", "docker", "/bin/true")
+    return time.monotonic() - begin
+
+
+def test_nothing_fails_while_supervisors_are_killed(engine: Engine, systems: list[SystemContainer]) -> None:
+    with Stuck(engine) as stuck, killing(engine) as killed:
+        running = [loop for system in systems for loop in loops(system)]
+        with ThreadPoolExecutor(len(running)) as pool:
+            said = list(pool.map(lambda loop: loop[1].communicate(timeout=SECONDS + 200), running))
+    failed = failures(running, said)
+    rounds = sum(int(out.split()[-1]) for out, _ in said if out.strip())
+    print(f"\ninner load under fire: {SYSTEMS} systems × {INNER} inner containers, {SECONDS} s, {len(killed)} supervisors "
+          f"killed, {rounds} commands, {len(failed)} failed, longest in state D {stuck.longest:.0f} s")  # fmt: skip
+    assert not failed, "\n".join(failed)
+    assert len(killed) > 1
+    assert stuck.longest <= UNINTERRUPTIBLE_S
+
+
+def test_another_container_starts_meanwhile(engine: Engine, systems: list[SystemContainer]) -> None:
+    if not AT_LENGTH:
+        pytest.skip("only at length: make soak")
+    probes = []
+    with Stuck(engine) as stuck:
+        running = [loop for system in systems for loop in loops(system)]
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            probes.append(probe(engine))
+        with ThreadPoolExecutor(len(running)) as pool:
+            said = list(pool.map(lambda loop: loop[1].communicate(timeout=300), running))
+    failed = failures(running, said)
+    print(f"\ninner load: {SYSTEMS} systems × {INNER} inner containers, {SECONDS} s; {len(probes)} runs of another, slowest "
+          f"{max(probes):.1f} s; longest in state D {stuck.longest:.0f} s")  # fmt: skip
+    assert not failed, "\n".join(failed)
+    assert max(probes) < 5
+    assert stuck.longest <= UNINTERRUPTIBLE_S
