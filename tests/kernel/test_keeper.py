@@ -141,8 +141,9 @@ def test_leaves_of_proc_are_read_while_supervisors_are_killed(host: whole.Host) 
         pytest.skip("no leaves: this host has no FUSE")
     script = """
 end=$(($(date +%s) + 6)) rounds=0
+leaves=$(grep ' - fuse.interceptor ' /proc/self/mountinfo | cut -d' ' -f5)
 while [ $(date +%s) -lt $end ]; do
-    cat /proc/meminfo /proc/uptime /proc/stat >/dev/null || exit 1
+    cat $leaves /proc/uptime >/dev/null || exit 1
     rounds=$((rounds + 1))
 done
 echo $rounds rounds
