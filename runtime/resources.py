@@ -1,6 +1,6 @@
 """What a container may use and has used, read from its cgroups: on v1, hybrid and v2 hosts alike.
 
-Paths in, values out: nothing is kept between two calls, and nothing but files of the host's own cgroup mounts is
+Paths in, values out: nothing is kept between two calls but open files, and nothing but the host's own cgroup mounts is
 opened. Whoever shows a container its size (/proc/meminfo, /proc/stat, sysinfo(2), sched_getaffinity(2)) takes it from
 here, so that all of them agree.
 
@@ -26,7 +26,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from interceptor.native.files import read
+from interceptor.native.files import read_kept as read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

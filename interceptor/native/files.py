@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Final
 
 _BYTES: Final = 1 << 16
@@ -36,3 +37,42 @@ def _whole(path: str) -> bytes:
         return found
     finally:
         os.close(fd)
+
+
+_KEPT_MOST: Final = 1024
+_kept: dict[str, int] = {}
+"""Descriptors by path, the one used last at the end."""
+_lock = threading.Lock()
+
+
+def read_kept(path: str) -> bytes:
+    """The same, of a file of a cgroup that shows one record, not a list: its descriptor stays open, for to open it takes longer
+    than to read it. Of a cgroup that was removed it reads ENODEV; there may be another of that name.
+    """
+    with _lock:
+        fd = _kept.pop(path, -1)
+        try:
+            if fd >= 0:
+                found = os.pread(fd, _BYTES, 0)
+                _kept[path] = fd
+                return found
+        except OSError:
+            os.close(fd)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        _kept[path] = fd
+        if len(_kept) > _KEPT_MOST:
+            os.close(_kept.pop(next(iter(_kept))))
+        try:
+            return os.pread(fd, _BYTES, 0)
+        except OSError:
+            return b""
+
+
+def close_kept(prefix: str) -> None:
+    """Closes what `read_kept` holds of paths that begin so."""
+    with _lock:
+        for path in [path for path in _kept if path.startswith(prefix)]:
+            os.close(_kept.pop(path))
