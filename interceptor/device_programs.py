@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 BPF_F_ALLOW_MULTI = 2
 OPEN_MAX = 256
 """Programs of one container that are open at once."""
-INSTRUCTIONS_MAX = 1 << 17
-"""Instructions of all programs of one container that live, open or attached."""
+PROGRAMS_MAX, INSTRUCTIONS_MAX = 4096, 1 << 17
+"""Programs of one container that live, open or attached, and instructions of all of them."""
 DEPTH_MAX = 64
 """Cgroups between the container's own and one that a program is attached to."""
 _PIPE = re.compile(r"pipe:\[([0-9]+)\]")
@@ -138,11 +138,15 @@ class Programs:
     def _make_room(self, count: int) -> None:
         """Lets go of what the tracees have closed. OSError(ENOMEM) where that is not enough."""
         self._let_go([number for number, kept in self._kept.items() if _closed(kept.ours)])
-        if len(self._kept) < OPEN_MAX and sum(self._known.values()) + count <= INSTRUCTIONS_MAX:
+        if self._has_room(count):
             return
         self._known = {number: each for number, each in self._known.items() if _lives(number)}
-        if len(self._kept) >= OPEN_MAX or sum(self._known.values()) + count > INSTRUCTIONS_MAX:
+        if not self._has_room(count):
             raise OSError(errno.ENOMEM, "the container has too many device programs")
+
+    def _has_room(self, count: int) -> bool:
+        instructions = sum(self._known.values()) + count
+        return len(self._kept) < OPEN_MAX and len(self._known) < PROGRAMS_MAX and instructions <= INSTRUCTIONS_MAX
 
 
 def inherit(keeper: Keeper, programs_of: Callable[[str], Programs | None]) -> None:
