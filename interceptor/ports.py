@@ -605,6 +605,9 @@ class Core(Protocol):
     def launch_with(self, launcher: Launcher) -> None:
         """How programs are run in containers (ports.Programs)."""
 
+    def tell_of_notifiers(self, told: Callable[[str, int], None]) -> None:
+        """`told(container, pid)` is called when a runtime has sent the notifier of a process; in the control plane's thread."""
+
     def show(self, shown: Shown) -> None:
         """Containers that are registered from now on are shown what `shown` says."""
 

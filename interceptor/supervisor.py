@@ -51,7 +51,7 @@ from interceptor.trace.ring import Hub, Ring, Selection
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from interceptor.container import Container
     from interceptor.native.keeper import Kept
@@ -122,6 +122,7 @@ class Supervisor:
         self._poll_first = poll_first
         self._entries: dict[str, Entry] = {}
         self._compiled: dict[str, Compiled] = {}
+        self._told: Callable[[str, int], None] | None = None
         self._shown: Shown | None = None
         self._fresh: Fresh | None = None
         self._lock = threading.Lock()
@@ -192,6 +193,9 @@ class Supervisor:
     def choose_policy(self, told: Told) -> Policy:
         return self._policies.choose(told)
 
+    def tell_of_notifiers(self, told: Callable[[str, int], None]) -> None:
+        self._told = told
+
     def show(self, shown: Shown) -> None:
         self._shown = shown
 
@@ -249,6 +253,8 @@ class Supervisor:
         key = f"{state.container}/{next(self._numbers)}"
         self.keeper.keep(NOTIFIER, key, fd, f"pid {state.pid}")
         self._serve(entry, key, fd)
+        if self._told is not None:
+            self._told(state.container, state.pid)
         log.info("session", container=state.container, pid=state.pid)
 
     def inherit(self) -> None:

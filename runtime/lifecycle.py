@@ -71,6 +71,16 @@ class Parts:
 
 AHEAD = 4
 """Creations for which things are made ahead at one time; for any more they are made when they are needed."""
+@dataclass(slots=True)
+class Given:
+    """What was given to a container's init."""
+
+    cgroup: str | None
+    """A directory of its own, if any."""
+    undo: ExitStack
+    """Nothing: what a container has goes with it."""
+
+
 RESUME_SECONDS = 30.0
 """For an entry to find the next supervisor."""
 
@@ -84,6 +94,8 @@ class Pending:
     namespace: Fd
     undo: ExitStack
     ahead: Ahead[Parts]
+    init: tuple[int, Ahead[Given]] | None = None
+    """Its pid, and what is given to it, once somebody has begun with that."""
     resumed: bool = True
     """Whether its creator is connected to us, not only to the supervisor before us."""
 
@@ -104,6 +116,7 @@ class Lifecycle:
         core.launch_with(partial(launch, places))
         core.show(Calls(self._procfs.view_of))
         core.cover_fresh(self._procfs)
+        core.tell_of_notifiers(self._init_is_there)
         self._pending: dict[str, Pending] = {}
         self._creating: set[str] = set()
 
@@ -209,6 +222,8 @@ class Lifecycle:
         """Undoes a creation that was not completed; idempotent."""
         pending = self._pending.pop(container_id, None)
         if pending is not None:
+            if pending.init is not None:
+                pending.init[1].discard()
             pending.ahead.discard()
             self._procfs.forget(container_id)
             with pending.namespace:
@@ -262,26 +277,57 @@ class Lifecycle:
             made = nodes.make(base, record.ids, nodes.lent(policy), undo)
             return Parts(hierarchies, made, leaves, undo.pop_all())
 
+    def _init_is_there(self, container_id: str, pid: int) -> None:
+        """A runtime sends the notifier when nothing is left to mount for init: the filter might forbid it. So what init finds
+        is given to it while the runtime does the rest.
+        """
+        pending = self._pending.get(container_id)
+        if pending is not None and pid > 0:
+            self._begin_to_give(pending, pid)[1].start()
+
+    def _begin_to_give(self, pending: Pending, pid: int) -> tuple[int, Ahead[Given]]:
+        with self._lock:
+            if pending.init is None:
+                pending.init = pid, Ahead(self._threads, partial(self._give, pending, pid))
+            return pending.init
+
     def _complete(self, pending: Pending, pid: int) -> None:
         """Everything here may be done again by the next supervisor: the record says that it is done in the end."""
+        record, base = pending.record, self._host.places.container(pending.record.id)
+        given = self._given(pending, pid)
+        with in_mount_namespace(pending.namespace.fileno()):
+            if given.cgroup is not None:
+                records.write(f"{base}/{records.CGROUP}", given.cgroup + "\n")
+            record.init_pid, record.init_start = pid, process.start_time(pid)
+            record.save(base)
+        _note_init(pending.container, record, pid, self._procfs.devices(record.id))
+        self._copies.add(record)
+
+    def _given(self, pending: Pending, pid: int) -> Given:
+        found, ahead = self._begin_to_give(pending, pid)
+        try:
+            given = ahead.result()
+        except OSError:
+            found = 0  # too early, perhaps
+        if found == pid:
+            return given
+        self._procfs.forget(pending.record.id)
+        return self._give(pending, pid)
+
+    def _give(self, pending: Pending, pid: int) -> Given:
         record, parts = pending.record, pending.ahead.result()
-        base = self._host.places.container(record.id)
         membership = files.text(f"/proc/{pid}/cgroup")
         with parts.undo, in_mount_namespace(pending.namespace.fileno()):
             given = cgroups.delegate(pid, membership, parts.hierarchies, record.ids)
             record.cgroup = cgroups.unified(given)
-            if given:  # every hierarchy has all processes; the kernel names those with controllers first
-                records.write(f"{base}/{records.CGROUP}", given[0] + "\n")
             nodes.give(pid, parts.nodes)
             if parts.leaves is not None:
                 self._procfs.give(record, parts.leaves, pid)
             if record.machine:
                 _share_mounts(pid)
             record.immutable = sorted(mountinfo.ids(files.text(f"/proc/{pid}/mountinfo")))
-            record.init_pid, record.init_start = pid, process.start_time(pid)
-            record.save(base)
-        _note_init(pending.container, record, pid, self._procfs.devices(record.id))
-        self._copies.add(record)
+        # Every hierarchy has all processes; the kernel names those with controllers first.
+        return Given(given[0] if given else None, ExitStack())
 
     # -- exec ---------------------------------------------------------------------------------------------------
 

@@ -130,6 +130,9 @@ class FakeCore:
     def show(self, _shown: object) -> None:
         pass
 
+    def tell_of_notifiers(self, told: Callable[[str, int], None]) -> None:
+        self.told = told
+
     def launch_with(self, _launcher: object) -> None:
         pass
 
