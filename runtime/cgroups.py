@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 _V1_FILES = ("cgroup.procs", "tasks", "cgroup.clone_children")
 _ONE_PID = 32  # bytes: a pid, its newline, and the beginning of a second
-_V2_FILES = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
+_V2_FILES = (
+    "cgroup.procs", "cgroup.threads", "cgroup.subtree_control",
+    "cpu.pressure", "io.pressure", "irq.pressure", "memory.pressure",
+)  # fmt: skip
+"""The last ones are written to wait for pressure: psi.rst, "Monitoring for pressure thresholds"."""
 
 
 def directories(membership: str, table: Sequence[Mount]) -> Iterator[tuple[str, Sequence[str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ def boxes() -> Iterator[tuple[whole.Box, whole.Box]]:
         busy.start()
         if "fuse" not in busy.sh("cat /proc/self/mounts"):
             pytest.skip("no leaves: this host has no FUSE")
+        (busy.rootfs / "bin/dd").symlink_to("busybox")
+        busy.sh(f"(trap '' HUP; {LOAD}) >/dev/null 2>&1 &")
         yield busy, host.box()
 
 
@@ -70,8 +73,6 @@ def counters(text: str) -> dict[tuple[str, int], int]:
 
 def test_counters_grow_and_the_load_is_the_containers_own(boxes: tuple[whole.Box, whole.Box]) -> None:
     busy, _ = boxes
-    (busy.rootfs / "bin/dd").symlink_to("busybox")
-    busy.sh(f"(trap '' HUP; {LOAD}) >/dev/null 2>&1 &")
     begin = time.monotonic()
     first: dict[str, dict[tuple[str, int], int]] = {}
     last: dict[str, dict[tuple[str, int], int]] = {}
@@ -93,3 +94,32 @@ def test_counters_grow_and_the_load_is_the_containers_own(boxes: tuple[whole.Box
     assert grown >= {"/proc/stat", "/proc/vmstat"}
     for path, where in (("/proc/diskstats", "blkio"), ("/proc/pressure/cpu", "unified")):
         assert path in grown or not Path("/sys/fs/cgroup", where).is_dir(), path
+
+
+WAIT = """
+import os, select, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_NONBLOCK)
+os.write(file, b"some 50000 2000000\\0")
+waiting = select.poll()
+waiting.register(file, select.POLLPRI)
+sys.exit(waiting.poll(30_000) != [(file, select.POLLPRI)])
+"""
+
+
+def test_a_containers_root_can_wait_for_pressure_in_its_own_cgroup(boxes: tuple[whole.Box, whole.Box]) -> None:
+    """As its root, though from outside: on this layout of cgroups engines show v1's hierarchies inside only."""
+    busy, _ = boxes
+    for box in boxes:
+        path = Path(f"/proc/{box.init}/cgroup").read_text().rpartition("0::")[2].strip()
+        found = [f"{top}{path}/cpu.pressure" for top in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")]
+        file = next((file for file in found if Path(file).exists()), None)
+        if file is None:
+            pytest.skip("this host counts no pressure by cgroup")
+        root = Path(f"/proc/{box.init}").stat().st_uid
+        waiter = subprocess.Popen(["python3", "-c", WAIT, file], user=root, group=root, extra_groups=[], cwd="/")
+        if box is busy:
+            assert waiter.wait(60) == 0
+        else:
+            assert waiter.poll() is None, "nothing happens there"
+            waiter.kill()
+            waiter.wait()
