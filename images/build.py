@@ -79,10 +79,10 @@ IMAGES = {
         inner_image=True,
     ),
     "podman": Image(
-        about="Debian 13 with Podman and crun, and programs that mount filesystems by FUSE; no systemd",
+        about="Debian 13 with Podman, crun, mkosi, and programs that mount filesystems by FUSE",
         suite="trixie",
         packages=(
-            "busybox-static", "crun", "e2fsprogs", "fuse2fs", "iproute2", "mount", "netavark", "nftables", "podman",
+            "busybox-static", "crun", "e2fsprogs", "fuse2fs", "iproute2", "mkosi", "mount", "netavark", "nftables", "podman",
             "squashfs-tools", "squashfuse", "uidmap", "util-linux",
         ),
         inner_image=True,

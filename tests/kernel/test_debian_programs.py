@@ -1,12 +1,11 @@
-"""Podman in a system container, as its root and as an ordinary user: its own overlay storage, crun, netavark; and the plain
-`mount -o loop` with a util-linux that uses the new mount API.
-
-The image is Debian's, and its init does nothing: Podman needs no systemd.
+"""Programs of Debian 13 that need no systemd, in a container whose init does nothing: Podman as root and as an ordinary user,
+with its own overlay storage, crun and netavark; the sandbox of mkosi; `mount -o loop` by the new mount API and without it.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -106,6 +105,32 @@ def test_a_build_makes_device_nodes(box: whole.Box, user: bool) -> None:
     box.sh("echo 'RUN mknod /x c 1 3 && touch /made' >>/root/nodes/Containerfile")
     said(box, "build", "--cap-add", "MKNOD", "--network", "none", "--tag", "nodes", "/root/nodes")
     assert said(box, "run", "--rm", "--network", "none", "nodes", "sh", "-c", "ls -d /made /x || true") == "/made"
+
+
+# -- mkosi -------------------------------------------------------------------------------------------------------------
+
+TOOLS = (
+    "--ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64"
+    " --proc /proc --dev /dev --tmpfs /tmp"
+)
+SANDBOXES = {
+    "of tools": (f"{TOOLS} --unshare-net", "ls / | tr '\\n' ' '; echo lost >/dev/null", "bin dev lib lib64 proc tmp usr"),
+    "with a read-only tree": ("--bind / / --ro-bind /etc /srv", "! touch /srv/x 2>/dev/null; echo kept", "kept"),
+    "with an overlay": (
+        "--bind / / --overlay-lowerdir /etc --overlay-upperdir tmpfs --overlay /srv",
+        "touch /srv/made; ls /srv/passwd /srv/made | tr '\\n' ' '", "/srv/made /srv/passwd",
+    ),
+    "that becomes root": (f"{TOOLS} --become-root --suppress-chown", "touch /tmp/x; chown 5:6 /tmp/x; id -u", "0"),
+}  # fmt: skip
+"""(mkosi-sandbox's options, what runs in it, what it says): open_tree(2), mount_setattr(2) and move_mount(2) throughout."""
+
+
+@pytest.mark.parametrize("who", ["", "setpriv --reuid 1000 --regid 1000 --clear-groups"], ids=["root", "user"])
+@pytest.mark.parametrize("what", SANDBOXES)
+def test_mkosis_sandbox(box: whole.Box, what: str, who: str) -> None:
+    options, script, expected = SANDBOXES[what]
+    seen = box.sh(f"export PATH=/usr/sbin:/usr/bin; {who} mkosi-sandbox {options} -- sh -euc {shlex.quote(script)}")
+    assert seen.strip() == expected, "\n".join(box.lines("--last", "20"))
 
 
 # -- mount -o loop -----------------------------------------------------------------------------------------------------
