@@ -11,6 +11,7 @@ from support import whole
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LENT = "extends: [default]\nselectable: true\nlimits: {nice: -5, rlimits: {nofile: 65536}}\n"
 SECRET = "what only the host may read"  # noqa: S105
 
 
@@ -18,7 +19,7 @@ SECRET = "what only the host may read"  # noqa: S105
 def host(request: pytest.FixtureRequest) -> Iterator[whole.Host]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    with whole.host(request.param) as made:
+    with whole.host(request.param, {"lent": LENT}) as made:
         (made.directory / "secret").write_text(SECRET)
         (made.directory / "kept").write_text("from the engine\n")
         yield made

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from runtime.process import may_raise_limits
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -120,6 +122,18 @@ def test_paths_that_change(box: whole.Box, place: str, mode: str) -> None:
         calls += found["calls"]
         box.sh(f"grep -o ' {place}/[^ ]*' /proc/self/mountinfo | sort -r | while read -r at; do umount -l $at || :; done")
     assert calls == ROUNDS
+
+
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("mode", ["nice", "limit"])
+def test_numbers_in_memory_that_change(host: whole.Host, mode: str) -> None:
+    """What is set is what was found to be within the ceiling."""
+    lent = host.box("lent")
+    (lent.rootfs / "data/races").mkdir()
+    found = sum(races(lent, "/data/races", mode), Counter())
+    assert (found["calls"], found["beyond"]) == (ROUNDS, 0)
+    if mode == "nice" or may_raise_limits():
+        assert found["succeeded"] > 0
 
 
 @pytest.mark.timeout(SECONDS)

@@ -8,6 +8,8 @@
  *   flags     the type flips between proc and tmpfs, the data string between a right and a wrong one
  *   root      another thread of the same fs_struct changes root and cwd
  *   umount    the string of umount2(2) flips between a mount of ours and a mount that was there from the start
+ *   nice      the nice value flips between one within a ceiling of -5 and one beyond while sched_setattr(2) runs
+ *   limit     the hard limit of descriptors flips between one within a ceiling of 65536 and one beyond while prlimit(2) runs
  *   exit      the calling process is killed at any moment
  *   exec      the calling process executes another program while a thread of it makes the call
  */
@@ -22,7 +24,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -99,6 +103,46 @@ static void *flip_umount(void *unused)
 		put(text, "mine");
 	}
 	return unused;
+}
+
+static volatile struct {
+	unsigned size, policy;
+	unsigned long flags;
+	int nice;
+	unsigned priority;
+	unsigned long times[3];
+} attributes = {.size = 48};
+static volatile struct rlimit limit = {0, 1 << 16};
+
+static void *flip_numbers(void *unused)
+{
+	for (unsigned i = 0; !over; i++) {
+		attributes.nice = i & 1 ? -20 : -5;
+		limit.rlim_max = i & 1 ? 1 << 20 : 1 << 16;
+	}
+	return unused;
+}
+
+static void ceilings(long rounds, int of_limits)
+{
+	const struct rlimit few = {0, 4096};
+	struct rlimit found;
+	long done = 0, beyond = 0;
+
+	for (long i = 0; i < rounds; i++) {
+		if (of_limits) {
+			must(setrlimit(RLIMIT_NOFILE, &few) == 0, "setrlimit");
+			done += syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL) == 0;
+			must(getrlimit(RLIMIT_NOFILE, &found) == 0, "getrlimit");
+			beyond += found.rlim_max > 1 << 16;
+		} else {
+			must(setpriority(PRIO_PROCESS, 0, 19) == 0, "setpriority");
+			done += syscall(SYS_sched_setattr, 0, &attributes, 0) == 0;
+			beyond += getpriority(PRIO_PROCESS, 0) < -5;
+		}
+	}
+	over = 1;
+	printf("calls %ld succeeded %ld beyond %ld\n", rounds, done, beyond);
 }
 
 static long unmount_all(const char *path)
@@ -190,6 +234,8 @@ int main(int argc, char **argv)
 		racer = move_root;
 	else if (!strcmp(mode, "umount"))
 		racer = flip_umount;
+	else if (!strcmp(mode, "nice") || !strcmp(mode, "limit"))
+		racer = flip_numbers;
 	if (racer == exchange)
 		must(symlink("/../../../../../../tmp", "link") == 0 || errno == EEXIST, "symlink");
 	if (racer == flip_umount)
@@ -205,6 +251,8 @@ int main(int argc, char **argv)
 		mounts(rounds, "in", "proc");
 	else if (racer == flip_umount)
 		unmounts(rounds);
+	else if (racer == flip_numbers)
+		ceilings(rounds, !strcmp(mode, "limit"));
 	else if (!strcmp(mode, "exit") || !strcmp(mode, "exec"))
 		deaths(rounds, !strcmp(mode, "exec"));
 	else
