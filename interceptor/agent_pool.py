@@ -173,6 +173,7 @@ class AgentPool:
                 raise
             except AgentEndedError as ended:
                 made = link.noted()
+                link.reap(watch.left_ms())  # until then it holds on to what it mounted, and umount2(2) would find it busy
                 self._lose(link)
                 _make_again(request, made)
                 watch.check(str(ended))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import signal
 import subprocess
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
-from support.process import processes
+from support.under_fire import agents, killing_agents
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -48,11 +45,6 @@ def box(host: whole.Host) -> Iterator[whole.Box]:
     box.remove()
 
 
-def agents(host: whole.Host) -> list[int]:
-    supervisor = host.supervisor_pid()
-    return [found.pid for found in processes() if found.parent == supervisor and found.comm == "agent" and found.alive()]
-
-
 def begin(box: whole.Box, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", "exec", "--user", "0:0", box.id, *command),
@@ -60,32 +52,9 @@ def begin(box: whole.Box, *command: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def killing(host: whole.Host) -> Iterator[list[int]]:
-    """Agents, one after the other, a few hundredths of a second apart."""
-    killed: list[int] = []
-    over = threading.Event()
-    chance = random.Random(1)  # noqa: S311 - no secret
-
-    def kill() -> None:
-        while not over.wait(chance.uniform(0.005, 0.04)):
-            with contextlib.suppress(IndexError, ProcessLookupError):
-                pid = chance.choice(agents(host))
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        thread.join()
-
-
 def test_nothing_fails(host: whole.Host, box: whole.Box) -> None:
     other = host.box()
-    with killing(host) as killed:
+    with killing_agents(host) as killed:
         mounts = (("proc", "/mnt"), ("sysfs", "/data"))
         load = [begin(other, other.probe("steady"), str(SECONDS), fstype, place) for fstype, place in mounts]
         load.append(begin(box, "sh", "-c", NAMES))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
-from support.under_fire import killing
+from support.under_fire import killing, killing_agents
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -72,6 +72,19 @@ def test_nothing_fails_while_supervisors_are_killed(host: whole.Host) -> None:
     print(f"\nunder fire: {BOXES} containers, {SECONDS} s, {len(killed)} supervisors killed, {rounds} mounts, 0 failures, "
           f"longest stall {longest} ms, slowest restart {slowest} ms")  # fmt: skip
     assert longest < slowest + 1000
+
+
+def test_nothing_fails_while_agents_are_killed(host: whole.Host) -> None:
+    boxes = [host.box() for _ in range(BOXES)]
+    seconds = SECONDS // 2
+    with killing_agents(host) as killed:
+        running = [inside(box, box.probe("steady"), str(seconds), "proc", "/mnt") for box in boxes]
+        running += [inside(box, "sh", "-euc", READING.format(seconds=seconds)) for box in boxes]
+        ended = [(process, *process.communicate(timeout=seconds + 120)) for process in running]
+    failed = [f"{process.returncode}: {out}{error[-1000:]}" for process, out, error in ended if process.returncode]
+    assert not failed, "\n".join(failed) + host.log.read_text()[-4000:]
+    rounds = sum(int(out.split()[1]) for _, out, _ in ended if out.startswith("rounds"))
+    print(f"\nagents under fire: {BOXES} containers, {seconds} s, {len(killed)} agents killed, {rounds} mounts, 0 failures")
 
 
 def resources(pid: int) -> dict[str, int]:

@@ -1,13 +1,16 @@
-"""Kills the supervisor again and again while something else goes on."""
+"""Kills the supervisor, or agents, again and again while something else goes on."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from support.process import processes
 
 from interceptor.errors import InterceptorError
 
@@ -43,6 +46,35 @@ def killing(host: Host, every: float) -> Iterator[Killed]:
                 continue
             killed.append(pid)
             killed.seconds.append(time.monotonic() - begin)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def agents(host: Host) -> list[int]:
+    """Those that live."""
+    supervisor = host.supervisor_pid()
+    return [p.pid for p in processes() if p.parent == supervisor and p.comm == "agent" and p.alive()]
+
+
+@contextmanager
+def killing_agents(host: Host) -> Iterator[list[int]]:
+    """SIGKILL to one agent after the other, a few hundredths of a second apart; their pids."""
+    killed: list[int] = []
+    over = threading.Event()
+    chance = random.Random(1)  # noqa: S311 - no secret
+
+    def kill() -> None:
+        while not over.wait(chance.uniform(0.005, 0.04)):
+            with suppress(IndexError, ProcessLookupError):
+                pid = chance.choice(agents(host))
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
     thread = threading.Thread(target=kill)
     thread.start()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.waiting import wait_for
 
+from interceptor import agent_pool
 from interceptor.agent_pool import IDLE_S, AgentPool, PinnedAgent
 from interceptor.container import IdRange
 from interceptor.errors import AgentError, NotificationGone
@@ -311,3 +312,36 @@ def test_names_are_set_in_the_uts_namespace_alone(workshop: Workshop) -> None:
     agent.set_domainname(b"b")
     assert [request.op for request in workshop.links[0].asked] == [agentlink.SETHOSTNAME, agentlink.SETDOMAINNAME]
     assert workshop.links[0].asked[0].fds == {agentlink.UTSNS: 71, agentlink.NOTIFIER: 50}
+
+
+@pytest.mark.parametrize(
+    ("op", "made", "unless"),
+    [
+        (agentlink.MOUNT, None, 0),
+        (agentlink.MOUNT, 77, 77),
+        (agentlink.OVERLAY, 77, 77),
+        (agentlink.MAKE_NODE, None, 0),
+        (agentlink.SETHOSTNAME, None, 0),
+        (agentlink.MOUNT_ID, None, 0),
+    ],
+)
+def test_a_request_whose_agent_was_killed_is_made_again(op: int, made: int | None, unless: int) -> None:
+    request = Request(op, {}, {})
+    agent_pool._make_again(request, made)
+    assert request.unless_mount == unless
+
+
+@pytest.mark.parametrize(
+    ("op", "made"),
+    [
+        (agentlink.MOUNT, 0),  # it had begun, and did not know what
+        (agentlink.MOVE_MOUNT, 77),
+        (agentlink.MAKE_NODE, 0),
+        (agentlink.SET_XATTR, 0),
+        (agentlink.FSMOUNT, None),  # which notes nothing
+        (agentlink.OVERLAY_CREATE, None),
+    ],
+)
+def test_what_nobody_knows_is_interrupted(op: int, made: int | None) -> None:
+    with pytest.raises(InterruptedError, match="nobody knows"):
+        agent_pool._make_again(Request(op, {}, {}), made)
