@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -87,6 +88,9 @@ ENTRIES: dict[str, tuple[Step, ...]] = {
         ("fsopen", "proc", 0), ("fsconfig", "{0}", 6, 0, 0, 0), ("fsmount", "{0}", 0, 0),
         ("move_mount", "{2}", "", AT_FDCWD, PLACE, EMPTY_PATH),
     ),
+    # Without CPU time, resource 0, the caller would end.
+    "setrlimit": (("setrlimit", resource.RLIMIT_CORE, ZEROS),),
+    "prlimit64": (("prlimit64", 0, resource.RLIMIT_CORE, ZEROS, 0),),
     # Strict mode would end the caller.
     "seccomp": (("seccomp", 1, 8, 0),),
 }  # fmt: skip
