@@ -1,12 +1,12 @@
 /* What bench/mounts.py runs inside a container: KIND COUNT: mounts and unmounts COUNT times below /tmp, and prints the
  * median duration of mount(2) and of umount2(2) in nanoseconds. For overlay, /layers/{lower,upper,work} are its layers. */
 #define _GNU_SOURCE
+#include "timing.h"
+
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #define LAYERS "lowerdir=/layers/lower,upperdir=/layers/upper,workdir=/layers/work"
 
@@ -20,21 +20,6 @@ static const struct kind {
 	{"overlay", "overlay", LAYERS},
 	{"overlay-userxattr", "overlay", LAYERS ",userxattr"},
 };
-
-static unsigned long now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (unsigned long)t.tv_sec * 1000000000ul + (unsigned long)t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b)
-{
-	unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
-
-	return x < y ? -1 : x > y;
-}
 
 static int measure(const struct kind *kind, long count)
 {
@@ -57,9 +42,7 @@ static int measure(const struct kind *kind, long count)
 		mounting[i] = (unsigned)(between - start);
 		unmounting[i] = (unsigned)(now() - between);
 	}
-	qsort(mounting, (size_t)count, sizeof *mounting, ascending);
-	qsort(unmounting, (size_t)count, sizeof *unmounting, ascending);
-	printf("%u %u\n", mounting[count / 2], unmounting[count / 2]);
+	printf("%u %u\n", median(mounting, count), median(unmounting, count));
 	return 0;
 }
 

@@ -3,27 +3,19 @@
  * time COUNT SPACING_US PATH...   each PATH in turn, COUNT times: open(2), read(2), close(2); with SPACING_US between two rounds.
  *                                 Prints for each the median duration in nanoseconds.
  * poll READERS PATH...            READERS processes each read every PATH once a second, until they are killed. */
+#include "timing.h"
+
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define BUFFER 65536
-#define SECOND 1000000000l
+#define SECOND 1000000000ul
 
-static long now(void)
+static void wait_until(unsigned long time)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * SECOND + t.tv_nsec;
-}
-
-static void wait_until(long time)
-{
-	struct timespec t = {time / SECOND, time % SECOND};
+	struct timespec t = {(time_t)(time / SECOND), (long)(time % SECOND)};
 
 	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, 0))
 		;
@@ -39,13 +31,6 @@ static int read_once(const char *path)
 	return size < 0;
 }
 
-static int ascending(const void *a, const void *b)
-{
-	unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 static int take_times(int count, long spacing, char **paths, int number)
 {
 	unsigned *took = calloc((size_t)count * (size_t)number, sizeof *took);
@@ -53,9 +38,9 @@ static int take_times(int count, long spacing, char **paths, int number)
 
 	for (i = 0; i < count; i++) {
 		if (spacing)
-			wait_until(now() + spacing);
+			wait_until(now() + (unsigned long)spacing);
 		for (p = 0; p < number; p++) {
-			long start = now();
+			unsigned long start = now();
 
 			if (read_once(paths[p])) {
 				perror(paths[p]);
@@ -64,10 +49,8 @@ static int take_times(int count, long spacing, char **paths, int number)
 			took[p * count + i] = (unsigned)(now() - start);
 		}
 	}
-	for (p = 0; p < number; p++) {
-		qsort(took + p * count, (size_t)count, sizeof *took, ascending);
-		printf("%u\n", took[p * count + count / 2]);
-	}
+	for (p = 0; p < number; p++)
+		printf("%u\n", median(took + p * count, count));
 	return 0;
 }
 

@@ -1,25 +1,17 @@
 /* The tracee of bench/roundtrip.py: SOCKET CALLS NR: filters system call NR, sends the notifier over descriptor SOCKET,
  * waits for one byte, makes CALLS calls and prints their median duration in nanoseconds. */
 #define _GNU_SOURCE
+#include "timing.h"
+
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
-
-static unsigned long now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (unsigned long)t.tv_sec * 1000000000ul + (unsigned long)t.tv_nsec;
-}
 
 static int install(unsigned nr)
 {
@@ -50,13 +42,6 @@ static void send_descriptor(int socket, int fd)
 		exit(2);
 }
 
-static int ascending(const void *a, const void *b)
-{
-	unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 int main(int count, char **word)
 {
 	int socket = count == 4 ? atoi(word[1]) : -1, notifier;
@@ -77,7 +62,6 @@ int main(int count, char **word)
 		if (i >= 0)
 			taken[i] = (unsigned)(now() - start);
 	}
-	qsort(taken, (size_t)calls, sizeof *taken, ascending);
-	printf("%u\n", taken[calls / 2]);
+	printf("%u\n", median(taken, calls));
 	return 0;
 }

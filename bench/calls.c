@@ -1,14 +1,23 @@
-/* What bench/files.py runs inside a container: KIND COUNT: does one thing COUNT times below /tmp, and prints the median
- * duration in nanoseconds; of `unpack` and `copy`, which do with each file what tar x and cp -a do, the mean. */
+/* What bench/calls.py runs inside a container: KIND COUNT: does one thing COUNT times, files below /tmp, and prints the median
+ * duration in nanoseconds; of `copy`, which does with each file what cp -a does, the mean. */
 #define _GNU_SOURCE
+#include "timing.h"
+
 #include <fcntl.h>
+#include <linux/reboot.h>
+#include <sched.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/klog.h>
+#include <sys/quota.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
+#include <sys/timex.h>
 #include <sys/xattr.h>
-#include <time.h>
 #include <unistd.h>
 
 #define FILE_NAME "/tmp/file"
@@ -64,6 +73,82 @@ static int own(long i)
 	return lchown(FILE_NAME, (uid_t)(i & 1), 0);
 }
 
+static int host_name(long i)
+{
+	return sethostname(i & 1 ? "one" : "two", 3);
+}
+
+static int system_information(long i)
+{
+	struct sysinfo found;
+
+	(void)i;
+	return sysinfo(&found);
+}
+
+static int processors(long i)
+{
+	cpu_set_t set;
+
+	(void)i;
+	return sched_getaffinity(0, sizeof set, &set);
+}
+
+/* Refused natively. */
+static int log_open(long i)
+{
+	(void)i;
+	klogctl(1, 0, 0);
+	return 0;
+}
+
+static int clock_read(long i)
+{
+	struct timex timex = {0};
+
+	(void)i;
+	return adjtimex(&timex) < 0;
+}
+
+static int clock_correct(long i)
+{
+	struct timex timex = {.modes = ADJ_FREQUENCY, .freq = i & 0xffff};
+
+	return adjtimex(&timex) < 0;
+}
+
+static int nice_lower(long i)
+{
+	return setpriority(PRIO_PROCESS, 0, i & 1 ? -1 : -2);
+}
+
+static int nice_same(long i)
+{
+	(void)i;
+	return setpriority(PRIO_PROCESS, 0, 0);
+}
+
+static int swap_off(long i)
+{
+	(void)i;
+	swapoff("/swap");
+	return 0;
+}
+
+static int ctrl_alt_del(long i)
+{
+	(void)i;
+	syscall(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_CAD_OFF, 0);
+	return 0;
+}
+
+static int quota(long i)
+{
+	(void)i;
+	quotactl(QCMD(Q_GETINFO, USRQUOTA), "/nothing", 0, 0);
+	return 0;
+}
+
 static int make(const char *name, const char *data, size_t size)
 {
 	const struct timespec times[2] = {{1, 0}, {1, 0}};
@@ -106,25 +191,14 @@ static const struct kind {
 	int (*act)(long i);
 	int mean;
 } kinds[] = {
+	{"name", host_name, 0},          {"sysinfo", system_information, 0}, {"affinity", processors, 0},
+	{"log-open", log_open, 0},     {"clock-read", clock_read, 0}, {"clock-correct", clock_correct, 0},
+	{"nice-lower", nice_lower, 0},   {"nice-same", nice_same, 0},   {"swapoff", swap_off, 0},      {"reboot", ctrl_alt_del, 0},
+	{"quota", quota, 0},
 	{"null", null, 0},         {"whiteout", whiteout, 0},       {"get-user", get_user, 0}, {"set-user", set_user, 0},
 	{"get-trusted", get_trusted, 0}, {"set-trusted", set_trusted, 0}, {"list", list, 0},   {"chown", own, 0},
-	{"unpack", unpack, 1},     {"copy", copy, 1},
+	{"copy", copy, 1},
 };
-
-static unsigned long now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (unsigned long)t.tv_sec * 1000000000ul + (unsigned long)t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b)
-{
-	unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
-
-	return x < y ? -1 : x > y;
-}
 
 static int measure(const struct kind *kind, long count)
 {
@@ -141,8 +215,7 @@ static int measure(const struct kind *kind, long count)
 		took[i] = (unsigned)(now() - start);
 	}
 	begin = now() - begin;
-	qsort(took, (size_t)count, sizeof *took, ascending);
-	printf("%lu\n", kind->mean ? begin / (unsigned long)count : took[count / 2]);
+	printf("%lu\n", kind->mean ? begin / (unsigned long)count : median(took, count));
 	return 0;
 }
 
