@@ -23,6 +23,7 @@ class Host:
 
     def __init__(self, directory: Path, volatile: Path) -> None:
         self.directory = directory
+        self.volatile = volatile
         self.bundles = volatile / "bundles"
         self.policies = directory / "policies"
         self.policies.mkdir()
@@ -57,7 +58,10 @@ class Host:
 
     def run(self, name: str, root: Path, command: Sequence[str], annotations: dict[str, str] | None = None) -> str:
         """What `command` prints, run once in a container of ours."""
-        bundle = self.bundle(name, root, command, annotations)
+        return self.run_bundle(name, self.bundle(name, root, command, annotations))
+
+    def run_bundle(self, name: str, bundle: Path) -> str:
+        """The same for a bundle that is there."""
         argv = [str(ENTRY), "--root", str(self.directory / "runc"), "run", "--bundle", str(bundle), f"bench-{name}"]
         return subprocess.run(argv, env=self.environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
