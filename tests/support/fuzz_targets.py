@@ -18,7 +18,7 @@ import trio
 from structlog.testing import capture_logs
 
 from interceptor import registry
-from interceptor.args import Arch
+from interceptor.args import Arch, Buffer
 from interceptor.calltext import parse
 from interceptor.control import Control
 from interceptor.errors import ConfigError, PolicyError, WireError
@@ -82,8 +82,7 @@ def args(data: bytes) -> None:
         return
     text = row.signature.render(decoded)
     assert text.isprintable()
-    rendered = [field.kind.render(getattr(decoded, field.name)) for field in row.signature.fields]
-    if arch is Arch.X86_64 and "..." not in text and "?" not in rendered:  # which is what could not be read
+    if arch is Arch.X86_64 and "..." not in text and _is_whole(row, decoded):
         again = parse(f"{row.name}({text})", registry.load())
         assert row.signature.decode(again.registers, arch, again.read) == decoded, text
 
@@ -97,6 +96,15 @@ def _memory(source: Input, _address: int, limit: int, terminated: bool) -> bytes
     if terminated and b"\0" in piece:
         return piece[: piece.index(0) + 1]
     return piece or None
+
+
+def _is_whole(row: Syscall, decoded: Any) -> bool:
+    """Whether all of its memory was read: what was not is ``?``, and of a buffer that is too long nothing is read."""
+    fields = {field.name: field.kind for field in row.signature.fields}
+    lengths = {name: kind.length for name, kind in fields.items() if isinstance(kind, Buffer)}
+    return all(kind.render(getattr(decoded, name)) != "?" for name, kind in fields.items()) and all(
+        len(getattr(decoded, name)) == getattr(decoded, length) for name, length in lengths.items()
+    )
 
 
 def calltext(data: bytes) -> None:
