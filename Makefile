@@ -13,7 +13,7 @@ SOURCES := pyproject.toml meson.build $(shell find interceptor runtime policies 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LIBRARY := $(PREFIX)/lib/interceptor
 
-.PHONY: build demo test lint bench attack soak fuzz docs install uninstall clean
+.PHONY: build demo test lint bench attack soak machine fuzz docs install uninstall clean
 .NOTPARALLEL:
 
 build: $(STAMPS)/install
@@ -70,6 +70,10 @@ FUZZ ?=
 $(STAMPS)/atheris: $(STAMPS)/venv
 	$(PIP) install -q 'atheris>=2.3'
 	@touch $@
+
+# Tests of what root may lack here (CAP_SYS_RESOURCE), on a virtual machine with Debian's kernel; emulated, it takes minutes.
+machine: build $(STAMPS)/images.apt $(STAMPS)/machine.apt
+	tests/machine/run
 
 # What is generated from the code.
 docs: build

@@ -87,6 +87,14 @@ IMAGES = {
         ),
         inner_image=True,
     ),
+    "machine": Image(
+        about="Debian 12 with a kernel, and what the tests need: `make machine` boots it",
+        suite="bookworm",
+        packages=(
+            "busybox-static", "crun", "gcc", "iproute2", "kmod", "libc6-dev", "libseccomp2", "linux-image-cloud-amd64",
+            "procps", "python3", "runc", "util-linux",
+        ),
+    ),
     "docker-sid": Image(
         about="the same from unstable, for whatever Docker, runc and systemd ship next",
         suite="sid",

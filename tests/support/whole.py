@@ -24,7 +24,7 @@ from support import images, oci
 from support.bundles import world_readable_directory
 from support.mounts import mounts
 from support.probes import probe
-from support.waiting import wait_for
+from support.waiting import PATIENCE, wait_for
 
 from interceptor.client import Client
 
@@ -161,7 +161,7 @@ class Host:
     def run(self, *command: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*command), env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            check=False, timeout=timeout, cwd="/",
+            check=False, timeout=timeout * PATIENCE, cwd="/",
         )  # fmt: skip
 
     def entry(self, *arguments: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -232,7 +232,7 @@ class Box:
                     "--bundle", self.bundle, self.id,
                 ),
                 env=self.host.environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                check=False, timeout=60, cwd="/",
+                check=False, timeout=60 * PATIENCE, cwd="/",
             )  # fmt: skip
         assert done.returncode == 0, output.read_text() + self.host.log.read_text()
         self.init = int(pid_file.read_text())
@@ -256,7 +256,7 @@ class Box:
         enter = ["nsenter", "--target", str(self.init), "--all", "--root", "--wd", "--"]
         return subprocess.run(
             [*enter, *command], env={"PATH": "/bin"}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            check=False, timeout=timeout,
+            check=False, timeout=timeout * PATIENCE,
         )  # fmt: skip
 
     def sh(self, script: str, *, timeout: float = 60) -> str:
