@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -116,3 +117,20 @@ def test_one_sysfs_is_not_mounted_twice_at_one_place(target: Target, agent: Pinn
     native = support.error_of(lambda: target.inside(lambda: support.mount("sysfs", "/sys", "sysfs")))
     emulated = support.error_of(lambda: agent.mount("sysfs", Anchor(b"/sys"), source=b"s", flags=0, options=None))
     assert emulated == native == "EBUSY"
+
+
+def test_a_mount_is_detached_whole_and_no_other_than_the_one_that_is_meant(target: Target, agent: PinnedAgent) -> None:
+    def pile() -> None:
+        support.mount("lower", "/mnt", "tmpfs")
+        Path("/mnt/below").mkdir()
+        support.mount("upper", "/mnt/below", "tmpfs")
+
+    target.inside(pile)
+    at, fields = Anchor(b"/mnt"), target.mount_at("/mnt")
+    assert fields is not None
+    for wrong in (Anchor(b"/mnt/below"), Anchor(b"/data"), Anchor(b"/nowhere")):
+        assert support.error_of(lambda at=wrong: agent.detach(at, int(fields[0]), follow=True)) in ("EINVAL", "ENOENT")
+    assert target.mount_at("/mnt/below") is not None
+    agent.detach(at, int(fields[0]), follow=True)
+    assert target.mount_at("/mnt") is None
+    assert target.mount_at("/mnt/below") is None

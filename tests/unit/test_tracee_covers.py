@@ -10,7 +10,9 @@ from support.fakes import container
 
 from interceptor import tracee as module
 from interceptor.args import Arch
-from interceptor.tracee import Pinned, covers, unescape
+from interceptor.container import DeviceNumber
+from interceptor.ports import Mounted
+from interceptor.tracee import Pinned, covers, tree, unescape
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
@@ -118,3 +120,17 @@ def test_a_descriptor_is_named_by_procfs(anchor: Callable[..., Anchor], path: by
 
 def test_where_no_procfs_is_mounted_the_name_means_nothing(anchor: Callable[..., Anchor]) -> None:
     assert anchor(b"/proc/self/fd/3", mountinfo=lines(ROOT)) == Anchor(b"/proc/self/fd/3")
+
+
+def test_a_mount_and_all_that_is_mounted_below_it() -> None:
+    text = lines(
+        ROOT, PROC, b"31 25 0:25 / /sys ro - sysfs sysfs ro", b"40 30 0:70 /stat /proc/stat ro - fuse.x x rw",
+        b"41 40 0:9 / /proc/stat ro - tmpfs t rw", b"42 31 0:9 / /sys/a\\040b ro - tmpfs t rw",
+    )  # fmt: skip
+    device = DeviceNumber(0, 70)
+    assert tree(text, 30) == [
+        Mounted(30, DeviceNumber(0, 24), b"/proc", b"proc"), Mounted(40, device, b"/proc/stat", b"fuse.x"),
+        Mounted(41, DeviceNumber(0, 9), b"/proc/stat", b"tmpfs"),
+    ]  # fmt: skip
+    assert [mounted.point for mounted in tree(text, 31)] == [b"/sys", b"/sys/a b"]
+    assert tree(text, 99) == []
