@@ -51,7 +51,6 @@ for name in proc sys dev; do mount --rbind "/$name" "/host/$name"; done
 POLICY = """\
 extends: [docker]
 match: {{image: ["{image}"]}}
-leaves: everywhere
 """
 
 
