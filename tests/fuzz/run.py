@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def run_python(name: str, options: list[str]) -> int:
     with atheris.instrument_imports(include=["interceptor"]):
         from support.fuzz_targets import TARGETS  # noqa: PLC0415 - to be instrumented
 
+    tempfile.tempdir = str(WORK / name)  # atheris ends the process without clearing up
     atheris.Setup([str(WORK / name / "again"), *options], TARGETS[name])
     atheris.Fuzz()
     return 0
