@@ -6,7 +6,10 @@ Source: OCI runtime-spec, "State" and "config.json".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Container:
     """What its BPF filter does of ours: `stanza.rules` when it was created. None: not known."""
     pid_namespace: int | None = None
     """Inode of init's pid namespace."""
-    immutable: frozenset[int] = frozenset()
+    immutable: Collection[int] = ()
     """STATX_MNT_ID of the mounts that existed when the container was created."""
     leaves: frozenset[DeviceNumber] = frozenset()
     """Filesystems of which files are mounted over those of its proc and sysfs."""

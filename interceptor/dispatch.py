@@ -41,7 +41,7 @@ from interceptor.tracee import Home, Pinned, pin
 from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from interceptor.container import Container
     from interceptor.native.journal import Unfinished
@@ -414,7 +414,7 @@ class Dispatcher:
         self.quick = routes.quick
         self._plan = routes.plan
         self._looks: Looks | None = None
-        self._immutable: frozenset[int] | None = None
+        self._immutable: Collection[int] | None = None
         if pool is not None:
             pool.home = self._home
 

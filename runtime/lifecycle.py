@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -413,4 +414,4 @@ def _note_init(container: Container, record: Record, pid: int, leaves: frozenset
     container.pid_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
     container.cgroup = record.cgroup
     container.leaves = leaves
-    container.immutable = frozenset(record.immutable)
+    container.immutable = array("Q", record.immutable)

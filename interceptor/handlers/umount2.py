@@ -22,7 +22,7 @@ from interceptor.registry import Look, Needs, Redo, Shortcut, handles
 from interceptor.verdict import Continue, Fail, Return, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from interceptor.ports import Mounted
     from interceptor.wire import Anchor
@@ -85,9 +85,9 @@ def _with_leaves(call: Call, at: Anchor, mounts: Sequence[Mounted], *, follow: b
 WHERE_PROGRAMS_LOOK = (b"/proc/", b"/sys/")
 
 
-def _immutable(call: Call) -> frozenset[int]:
+def _immutable(call: Call) -> Collection[int]:
     own = call.tracee.namespace_id(Namespace.MOUNT) == call.container.mount_namespace
-    return call.container.immutable if own and call.policy.immutable_mounts else frozenset()
+    return call.container.immutable if own and call.policy.immutable_mounts else ()
 
 
 def _has_nothing_but_leaves(call: Call, mounts: Sequence[Mounted]) -> bool:

@@ -27,7 +27,6 @@
 #define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
 
 struct node {
-	char name[IC_FUSE_NAME_MAX];
 	uint32_t mode;
 	char *text;
 	uint32_t size;
@@ -35,6 +34,7 @@ struct node {
 	uint64_t asked;              /* when somebody last asked */
 	uint64_t drained;            /* until when readers drain; 0: they do not */
 	int growing;                 /* it has been longer than at first: leave room */
+	char name[];
 };
 
 struct waiting {
@@ -682,7 +682,7 @@ static int put(struct mount *mount, uint32_t id, const char *name, uint32_t mode
 		return error;
 	if (mount->nodes[id])
 		return -EEXIST;
-	mount->nodes[id] = calloc(1, sizeof *mount->nodes[id]);
+	mount->nodes[id] = calloc(1, sizeof *mount->nodes[id] + strlen(name) + 1);
 	if (!mount->nodes[id])
 		return -ENOMEM;
 	strcpy(mount->nodes[id]->name, name);

@@ -22,7 +22,7 @@ class Looks:
 
     def __init__(self, plan: Plan, container: Container, slot: Slot | None = None, deadline_ms: int = 0) -> None:
         """`slot`: where an agent may lie; without one no agent is used."""
-        immutable = container.immutable if plan.immutable_mounts else frozenset()
+        immutable = container.immutable if plan.immutable_mounts else ()
         endings = [plan.unmounted, *(row.ending for row in plan.types if row.ending is not None)]
         self.numbers = range(first := block(len(endings)), first + len(endings))
         """What hits call its endings."""
