@@ -151,14 +151,17 @@ def stopped_agents(host: whole.Host) -> Iterator[None]:
     load = inside(box, "sh", "-c", "for i in 1 2 3 4; do (while :; do mount -t proc none /mnt; umount /mnt; done) & done; wait")
     thread = threading.Thread(target=stop)
     with running(load):
-        thread.start()
-        with host.client() as client:
-            wait_for(
-                lambda: client.call("examine", container=box.id)["containers"][0]["handling_ms"] > 500, "a call", within=20
-            )
-        over.set()  # agents that come later are others'
-        thread.join()
         try:
+            thread.start()
+            try:
+                with host.client() as client:
+                    wait_for(
+                        lambda: client.call("examine", container=box.id)["containers"][0]["handling_ms"] > 500,
+                        "a call", within=20,
+                    )  # fmt: skip
+            finally:
+                over.set()  # agents that come later are others'
+                thread.join()
             yield
         finally:
             for pid in agents(host):
