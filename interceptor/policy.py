@@ -325,7 +325,7 @@ class Policy:
     """umount2(2) of mounts that existed when the container was created fails with EBUSY."""
     devices: Mapping[str, LentDevice] = field(default_factory=dict)
     """What can be mounted of the host's block devices, by the name (``/dev/NAME``) that the container says."""
-    kmsg: Kmsg = Kmsg.EMPTY
+    kmsg: Kmsg = Kmsg.NONE
     leaves: LeafScope = LeafScope.OWN
     """Where the files of proc and sysfs that would tell of the host are covered, one by one."""
     hidden: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """syslog(2): the kernel log is the host's; a container has a ring of its own, and nobody ever wrote to it.
 
 Without that `dmesg` inside shows the host's log wherever kernel.dmesg_restrict is 0, and fails where it is 1. The ring is
-empty, so that nothing is copied and every answer follows from registers. /dev/kmsg agrees: `kmsg: empty` (runtime/nodes.py).
+empty, so that nothing is copied and every answer follows from registers; so is /dev/kmsg where there is one (runtime/nodes.py).
 Left to the kernel: SYSLOG_ACTION_READ, which waits for the next message. There is none to come, and a caller that
 waits for ever helps nobody: the kernel's EPERM tells a log daemon to do without.
 
