@@ -114,9 +114,8 @@ def lent(policy: Policy) -> dict[str, int]:
     """What a container has below /dev besides, by its policy: loop devices to which nothing is attached
     (interceptor/handlers/ioctl.py), and a kernel log that is empty.
 
-    That is the null device: reading ends at once, writing succeeds, and who waits for it with epoll(7) hears EPERM, without which
-    the journald of older systemds does and that of 262 does not. A pipe would let a reader wait, and hang who writes when nobody
-    reads.
+    That is the null device: reading ends at once, writing succeeds, and who waits for it with epoll(7) hears EPERM. Older
+    journalds then do without; that of systemd 262 fails. A pipe would let a reader wait, and hang who writes when nobody reads.
     """
     kmsg = {KMSG: NODES["null"]} if policy.kmsg is Kmsg.EMPTY else {}
     return {**kmsg, **for_loops(policy.limits.loop_devices)}
