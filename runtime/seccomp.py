@@ -42,6 +42,8 @@ NOTIFY = "SCMP_ACT_NOTIFY"
 ALLOWING = frozenset({ALLOW, "SCMP_ACT_LOG"})
 """Actions after which the call is executed."""
 WAIT_KILLABLE = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
+SPEC_ALLOW = "SECCOMP_FILTER_FLAG_SPEC_ALLOW"
+"""What runc and crun set where a profile says nothing of flags; kernels before 5.16 slow a filtered process down without it."""
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
     # why → calls. The first group and those marked CAP_… are what moby's default profile allows only with that
@@ -146,7 +148,7 @@ def _with_listener(merged: Profile, listener_path: str, metadata: str, *, wait_k
         return merged
     merged["listenerPath"], merged["listenerMetadata"] = listener_path, metadata
     if wait_killable:
-        merged["flags"] = _union(merged.get("flags"), [WAIT_KILLABLE])
+        merged["flags"] = _union(merged.get("flags", [SPEC_ALLOW]), [WAIT_KILLABLE])
     return merged
 
 

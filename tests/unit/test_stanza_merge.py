@@ -21,7 +21,7 @@ from interceptor.args import X32_SYSCALL_BIT, Arch
 from interceptor.errors import ConfigError
 from interceptor.policy import Decision, Do, Policy
 from interceptor.registry import Masked, Syscall, resolve
-from runtime.seccomp import NEEDED, WAIT_KILLABLE, merge_profile
+from runtime.seccomp import NEEDED, SPEC_ALLOW, WAIT_KILLABLE, merge_profile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -213,7 +213,7 @@ def test_flags_architectures_and_listener(emulate: Policy) -> None:
     assert merged["flags"] == ["SECCOMP_FILTER_FLAG_LOG", WAIT_KILLABLE]
     assert merged["architectures"] == ["SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32"]
     assert (merged["listenerPath"], merged["listenerMetadata"]) == (LISTENER, "id")
-    assert merge(None, emulate, wait_killable=True)["flags"] == [WAIT_KILLABLE]
+    assert merge(None, emulate, wait_killable=True)["flags"] == [SPEC_ALLOW, WAIT_KILLABLE]
     assert "flags" not in merge(None, emulate)
     assert merge(None, emulate, machine="aarch64")["architectures"] == ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
 
