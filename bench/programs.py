@@ -1,12 +1,12 @@
 """What whole programs cost in a container: `dpkg -i`, `tar x` and a C compiler, beside stock runc with a user namespace.
 
-Five sides in turn, round by round, each with a directory of its own on a tmpfs and the host's /usr in it: runc alone, with a
-user namespace and the shortest seccomp profile there is (every engine gives one, and any filter makes every call dearer); the
-same without one; ours with the default policy, with attributes on, and with everything on that is optional (attributes, owners,
-ceilings). Each round does a part (the tenth of 200 packages, of 50,000 files, of 60 C files); the
-time is that of the program in its container, without the container's start. Processor time is the program's and of what it
-started; the supervisor's is in the other only, which says little on a busy machine. A tmpfs, because a disk's own writing is
-more than any difference here, and because nowhere are files cheaper: on a disk the ratios are smaller.
+Five sides in turn, round by round, each on an overlay as engines give one, of layers on a tmpfs, with the host's /usr in it:
+runc alone, with a user namespace and the shortest seccomp profile there is (every engine gives one, and any filter makes every
+call dearer); the same without one; ours with the default policy, with attributes on, and with everything on that is optional
+(attributes, owners, ceilings). Each round does a part (the tenth of 200 packages, of 50,000 files, of 60 C files); the time is
+that of the program in its container, without the container's start. Processor time is the program's and of what it started;
+the supervisor's is in the other only, which says little on a busy machine. A tmpfs, because a disk's own writing is more than
+any difference here.
 Usage: ``python bench/programs.py [--quick]`` (root).
 """
 
@@ -20,6 +20,7 @@ import shutil
 import statistics
 import subprocess
 import tarfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -114,12 +115,12 @@ def main() -> None:
     if not Path("/bin").is_symlink():
         raise SystemExit("the host's /bin lies in /usr since Debian 12: this needs such a host")
     _container.in_private_namespace()
-    with _container.host() as host:
+    with _container.host() as host, ExitStack() as mounts:
         (host.policies / "everything.yaml").write_text(EVERYTHING)
-        template = machine(host.directory / "template", rounds)
-        roots = {name: copied(template, host.volatile / f"root-{name}") for name in (*STOCK, *POLICIES)}
-        for name in STOCK:
-            given_away(roots[name])
+        template = machine(host.volatile / "template", rounds)
+        layers = {False: template, True: copied(template, host.volatile / "given-away")}
+        given_away(layers[True])
+        roots = {name: overlay(layers[name in STOCK], host.volatile / name, mounts) for name in (*STOCK, *POLICIES)}
         sides = {name: Stock(host, roots[name], profile) for name, profile in STOCK.items()}
         sides |= {name: Ours(host, roots[name], name) for name in POLICIES}
         print(f"programs in containers, medians of {rounds} rounds as ratios to stock runc's: time (processor time)")
@@ -210,6 +211,19 @@ def source(number: int) -> str:
 def copied(template: Path, to: Path) -> Path:
     subprocess.run(["cp", "-a", template, to], check=True)
     return to
+
+
+def overlay(lower: Path, at: Path, mounts: ExitStack) -> Path:
+    """A root filesystem with `lower` below, whose owner it has; unmounted with `mounts`."""
+    upper, work, root = (at / name for name in ("upper", "work", "root"))
+    owner = lower.stat()
+    for directory in (upper, work, root):
+        directory.mkdir(parents=True)
+        os.chown(directory, owner.st_uid, owner.st_gid)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
+    mounts.callback(subprocess.run, ["umount", "--lazy", root], check=True)
+    return root
 
 
 def given_away(root: Path) -> None:
