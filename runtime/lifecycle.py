@@ -72,6 +72,8 @@ class Parts:
 
 AHEAD = 4
 """Creations for which things are made ahead at one time; for any more they are made when they are needed."""
+
+
 @dataclass(slots=True)
 class Given:
     """What was given to a container's init."""
