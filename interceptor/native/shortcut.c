@@ -7,8 +7,10 @@
 #include <linux/capability.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
+#include <linux/nsfs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -20,6 +22,15 @@
 #endif
 #ifndef UMOUNT_NOFOLLOW
 #define UMOUNT_NOFOLLOW 8
+#endif
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000u
+#endif
+#ifndef NS_GET_MNTNS_ID
+#define NS_GET_MNTNS_ID _IOR(NSIO, 0x5, uint64_t)
+#endif
+#ifndef SYS_listmount
+#define SYS_listmount 458
 #endif
 
 #define STRING_MAX 1024u /* a longer string is not plain */
@@ -430,55 +441,92 @@ static int is_immutable(const struct ic_shortcut *shortcut, uint64_t mount)
 	return first < shortcut->immutables && shortcut->immutable[first] == mount;
 }
 
-/* A leaf, or a directory that may be the root of a proc or sysfs: both have inode 1 and no size. */
-static int is_virtual(const struct ic_shortcut *shortcut, const struct statx *facts)
+static int is_leaf(const struct ic_shortcut *shortcut, const struct statx *facts)
 {
 	uint64_t device = (uint64_t)facts->stx_dev_major << 32 | facts->stx_dev_minor;
 
 	for (uint32_t i = 0; i < shortcut->leaves; i++)
 		if (shortcut->leaf[i] == device)
 			return 1;
-	return shortcut->leaves && S_ISDIR(facts->stx_mode) && facts->stx_ino == 1 && !facts->stx_size;
+	return 0;
 }
 
-/* Whether `path` certainly leads to something else than the root of an immutable mount, a leaf, or what has leaves. It is walked in the tracee's root and in
- * the kernel's memory alone (RESOLVE_CACHED): no filesystem is asked, nothing can make us wait, and nothing happens. Where
- * that is not enough, or finds nothing, the answer is no. */
-static int mutable(const struct ic_shortcut *shortcut, int root, const char *path, int follow)
+/* The root of a proc or sysfs: both have inode 1 and no size. */
+static int is_virtual(const struct statx *facts)
+{
+	return S_ISDIR(facts->stx_mode) && facts->stx_ino == 1 && !facts->stx_size;
+}
+
+/* Whether nothing is mounted on the mount of `fd`, in the tracee's mount namespace. No, too, where the kernel cannot say: before
+ * Linux 6.11. */
+static int is_bare(struct ic_session *session, uint32_t tid, int fd)
+{
+	struct { /* struct mnt_id_req (linux/mount.h), by a name of its own: older headers lack the last member */
+		uint32_t size, spare;
+		uint64_t mount, after, namespace;
+	} request = {.size = sizeof request};
+	int error, namespace = task_below(session, tid, "ns/mnt", O_RDONLY);
+	struct statx facts;
+	uint64_t below;
+
+	if (namespace < 0)
+		return 0;
+	error = ioctl(namespace, NS_GET_MNTNS_ID, &request.namespace);
+	close(namespace);
+	if (error || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID_UNIQUE, &facts))
+		return 0;
+	request.mount = facts.stx_mnt_id;
+	return facts.stx_mask & STATX_MNT_ID_UNIQUE && syscall(SYS_listmount, &request, &below, (size_t)1, 0) == 0;
+}
+
+/* Whether that is certainly something else than the root of an immutable mount, a leaf, or what has leaves. */
+static int is_mutable(struct ic_session *session, const struct ic_shortcut *shortcut, uint32_t tid, int fd)
+{
+	struct statx facts;
+
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID, &facts) || !(facts.stx_mask & STATX_MNT_ID))
+		return 0;
+	if (!(facts.stx_attributes & STATX_ATTR_MOUNT_ROOT))
+		return 1;
+	if (is_immutable(shortcut, facts.stx_mnt_id) || is_leaf(shortcut, &facts))
+		return 0;
+	return !shortcut->leaves || !is_virtual(&facts) || is_bare(session, tid, fd);
+}
+
+/* The same of what `path` leads to. It is walked in the tracee's root and in the kernel's memory alone (RESOLVE_CACHED): no
+ * filesystem is asked, nothing can make us wait, and nothing happens. Where that is not enough, or finds nothing, the answer
+ * is no. */
+static int leads_to_mutable(struct ic_session *session, const struct ic_shortcut *shortcut, uint32_t tid, const char *path,
+			    int follow)
 {
 	struct open_how how = {
 		.flags = (uint64_t)(O_PATH | O_CLOEXEC | (follow ? 0 : O_NOFOLLOW)),
 		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED,
 	};
-	int fd = (int)syscall(SYS_openat2, root, path, &how, sizeof how);
-	struct statx facts;
-	int error;
+	int sure, fd, root = task_below(session, tid, "root", O_PATH);
 
+	if (root < 0)
+		return 0;
+	fd = (int)syscall(SYS_openat2, root, path, &how, sizeof how);
+	close(root);
 	if (fd < 0)
 		return 0;
-	error = statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID, &facts);
+	sure = is_mutable(session, shortcut, tid, fd);
 	close(fd); /* before the kernel unmounts it: we would make it busy */
-	if (error || !(facts.stx_mask & STATX_MNT_ID))
-		return 0;
-	return !(facts.stx_attributes & STATX_ATTR_MOUNT_ROOT) ||
-	       (!is_immutable(shortcut, facts.stx_mnt_id) && !is_virtual(shortcut, &facts));
+	return sure;
 }
 
 static int look_umount(struct ic_session *session, const struct ic_shortcut *shortcut, const struct ic_notification *call)
 {
 	static const int copied[] = {0};
 	struct strings strings;
-	int root, sure;
 
 	if (!copy_strings(call, copied, 1, &strings) || !strings.at[0] || strings.at[0][0] != '/')
 		return IC_MISS;
 	if (shortcut->immutables || shortcut->leaves) {
-		root = task_below(session, call->tid, "root", O_PATH);
-		if (root < 0)
-			return IC_MISS;
-		sure = mutable(shortcut, root, strings.at[0], !(call->args[1] & UMOUNT_NOFOLLOW));
-		close(root);
-		if (!sure || ic_id_valid(session->notifier, call->id))
+		int follow = !(call->args[1] & UMOUNT_NOFOLLOW);
+
+		if (!leads_to_mutable(session, shortcut, call->tid, strings.at[0], follow) || ic_id_valid(session->notifier, call->id))
 			return IC_MISS;
 	}
 	return to_kernel(session, call, &strings, shortcut->unmounted);

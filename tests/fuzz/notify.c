@@ -184,6 +184,9 @@ int model_ioctl(int fd, unsigned long command, ...)
 	case SECCOMP_IOCTL_NOTIF_ID_VALID:
 		MUST(*(uint64_t *)argument && *(uint64_t *)argument <= kernel.id);
 		return fails(ENOENT) ? -1 : 0;
+	case _IOR(0xb7, 5, uint64_t): /* NS_GET_MNTNS_ID */
+		*(uint64_t *)argument = 30;
+		return fails(ENOTTY) ? -1 : 0;
 	default:
 		errno = EINVAL;
 		return -1;
@@ -270,6 +273,9 @@ int model_statx(int fd, unsigned mask, struct statx *found)
 	found->stx_mask = byte & 0x80 ? 0 : mask;
 	found->stx_attributes = byte & 0x40 ? STATX_ATTR_MOUNT_ROOT : 0;
 	found->stx_mnt_id = byte & 15;
+	found->stx_mode = byte & 0x20 ? S_IFDIR : S_IFREG;
+	found->stx_ino = 1;
+	found->stx_dev_minor = byte >> 4 & 1;
 	return fails(EIO) ? -1 : 0;
 }
 
@@ -278,6 +284,14 @@ long model_openat2(int directory, const char *path)
 	must_be_open(directory);
 	MUST(*path == '/' && strlen(path) < 4096);
 	return fails(EAGAIN) ? -1 : new_fd();
+}
+
+long model_listmount(const void *request)
+{
+	const uint64_t *members = request;
+
+	MUST((uint32_t)members[0] == 32 && members[1] < 16 && members[3] == 30);
+	return fails(ENOENT) ? -1 : take(&kernel.input, 1) & 1;
 }
 
 long model_capget(void *data)
@@ -447,7 +461,7 @@ static uint64_t python(struct ic_session *session, struct ic_slot *slot, struct 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct ic_type type[TYPES];
-	static const uint64_t immutable[] = {2, 3, 5, 9};
+	static const uint64_t immutable[] = {2, 3, 5, 9}, leaf[] = {1};
 	struct ic_session *session = calloc(1, sizeof *session);
 	struct ic_record *record = calloc(1, sizeof *record);
 	struct ic_agent agent = {.pid = 1, .socket = LINK, .cpu = -1};
@@ -455,8 +469,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct ic_pace pace = {0};
 	struct ic_notification out = {0};
 	struct ic_shortcut shortcut = {
-		.types = TYPES, .type = type, .immutable = immutable, .mount_namespace = 10, .user_namespace = 20, .first_id = 100000,
-		.id_count = 65536, .deadline_ms = 5000, .slot = &slot,
+		.types = TYPES, .type = type, .immutable = immutable, .leaf = leaf, .mount_namespace = 10, .user_namespace = 20,
+		.first_id = 100000, .id_count = 65536, .deadline_ms = 5000, .slot = &slot,
 	};
 	struct ic_table *table;
 	uint64_t id = 0;
@@ -471,6 +485,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	make_types(&kernel.input, type, TYPES);
 	shortcut.restarts = shape & 1;
 	shortcut.immutables = shape & 2 ? 4 : 0;
+	shortcut.leaves = shape >> 6 & 1;
 	session->notifier = NOTIFIER;
 	session->poll_first = shape >> 2 & 1;
 	ic_session_table(session, table);

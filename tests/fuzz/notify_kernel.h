@@ -23,6 +23,7 @@ ssize_t model_read(int fd, void *to, size_t size);
 int model_stat(int fd, const char *name, struct stat *found);
 int model_statx(int fd, unsigned mask, struct statx *found);
 long model_openat2(int directory, const char *path);
+long model_listmount(const void *request);
 long model_capget(void *data);
 ssize_t model_send(int fd, const struct msghdr *message);
 ssize_t model_receive(int fd, struct msghdr *message);
@@ -35,7 +36,16 @@ static inline int model_bind(const cpu_set_t *set)
 
 static inline long model_call(long number, long a, const void *b)
 {
-	return number == SYS_capget ? model_capget((void *)b) : number == SYS_openat2 ? model_openat2((int)a, b) : -1;
+	switch (number) {
+	case SYS_capget:
+		return model_capget((void *)b);
+	case SYS_openat2:
+		return model_openat2((int)a, b);
+	case 458: /* SYS_listmount, which older headers lack */
+		return model_listmount((const void *)a);
+	default:
+		return -1;
+	}
 }
 
 #define ioctl(fd, command, ...) model_ioctl(fd, command, ##__VA_ARGS__, 0)

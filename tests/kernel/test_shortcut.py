@@ -67,6 +67,13 @@ def test_what_is_mounted_over_it_is_not(box: whole.Box) -> None:
     assert box.sh("cat /proc/mounts").count(" /data ") == 1
 
 
+def test_a_proc_is_the_kernels_to_unmount_unless_it_has_leaves(box: whole.Box) -> None:
+    """Here nothing that is mounted inside gets leaves; but who mounts one there himself may unmount the proc as well."""
+    for leaf, how in (("", "continued"), ("mount --bind /proc/meminfo /mnt/meminfo", "emulated")):
+        box.sh(f"mount -t proc x /mnt; {leaf or ':'}; umount /mnt; ! grep ' /mnt' /proc/self/mountinfo")
+        assert box.trace("--syscall", "umount2")[-1]["how"] == how
+
+
 @pytest.mark.parametrize(
     ("script", "error"),
     [
