@@ -292,7 +292,8 @@ class Host:
         self._keeper.wait()
 
     def _remove_cgroups(self) -> None:
-        for top in Path("/sys/fs/cgroup").glob(f"**{self.cgroup}"):
+        tops = [Path(at) for at, _, _ in os.walk("/sys/fs/cgroup") if at.endswith(self.cgroup)]  # others' come and go meanwhile
+        for top in tops:
             for directory in sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True):
                 with suppress(OSError):
                     directory.rmdir()
