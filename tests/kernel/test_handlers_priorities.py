@@ -83,7 +83,7 @@ def test_up_to_the_ceilings_it_is_done_and_all_else_is_the_kernels(box: whole.Bo
 
 
 def test_the_trace_says_what_was_beyond(box: whole.Box) -> None:
-    assert box.exec("sh", "-c", "busybox renice -n -9 -p $$").returncode == 1
+    assert box.exec("sh", "-c", "busybox renice -n -25 -p $$").returncode == 1
     [event] = box.trace("--syscall", "setpriority", "--last", "1")
     assert "limits: nice:" in event["why"]
 
