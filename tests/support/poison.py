@@ -261,6 +261,8 @@ def tried(one: Field, value: Value, memory: Memory, arch: Arch) -> Iterator[tupl
     numbers = {*NUMBERS_TRIED, *TRIED.get(one.name, ()), (value + 1) & ALL, value | POISON}
     if isinstance(kind, Flags):
         numbers |= {1 << bit for bit in range(kind.bits or 64)} | {value | 1 << bit for bit in range(32)}
+    if one.name == "resource":  # without CPU time, resource 0, the caller would end at the next tick
+        numbers = {number for number in numbers if number & 0xFFFF_FFFF}
     width = arch.register_mask if one.kind != Integer(0) else ALL
     for number in sorted(numbers):
         if number <= width or number & ALL == number:
