@@ -21,6 +21,7 @@ import enum
 import errno
 import functools
 import itertools
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -171,23 +172,45 @@ _MASKED = "SCMP_CMP_MASKED_EQ"
 
 
 def complement(conditions: Sequence[Masks]) -> list[Masks]:
-    """Alternatives that hold together exactly when none of `conditions` does.
-
-    A masked comparison fails when any one bit of its mask is not as wanted; so one such bit is chosen of each, in all
-    ways, and what another alternative covers is left out.
-    """
+    """Alternatives of which one holds exactly when none of `conditions` does; no two hold together."""
     return list(_complement(tuple(tuple(condition.items()) for condition in conditions)))
 
 
 @functools.lru_cache(maxsize=256)
 def _complement(conditions: tuple[tuple[tuple[int, tuple[int, int]], ...], ...]) -> list[Masks]:
-    """Kept: it is the same for every container of a policy, and takes a millisecond for mount(2)."""
-    found: list[Masks] = [{}]
-    for condition in conditions:
-        failing = [(index, bit, ~value & bit) for index, (mask, value) in condition for bit in _bits(mask)]
-        both = (_and(tests, *test) for tests in found for test in failing)
-        found = _shortest([tests for tests in both if tests is not None])
-    return found
+    """Kept: it is the same for every container of a policy, and takes milliseconds for calls with many conditions."""
+    return list(_none_of([dict(condition) for condition in conditions], {}))
+
+
+def _none_of(conditions: list[Masks], known: Masks) -> Iterator[Masks]:
+    """`known` and what else must hold so that none of `conditions` does.
+
+    Bit by bit, that first which most of them ask for with the same value: where it has the other one, they are done with.
+    """
+    left = [rest for tests in conditions if (rest := _unknown(tests, known)) is not None]
+    if not left:
+        yield known
+    elif all(left):
+        asked = Counter(
+            (index, bit, value & bit) for tests in left for index, (mask, value) in tests.items() for bit in _bits(mask)
+        )
+        (index, bit, value), _ = asked.most_common(1)[0]
+        for either in (value ^ bit, value):
+            both = _and(known, index, bit, either)
+            assert both is not None  # noqa: S101 - the bit was not known
+            yield from _none_of(left, both)
+
+
+def _unknown(tests: Masks, known: Masks) -> Masks | None:
+    """What of `tests` does not follow from `known`; None when they exclude each other."""
+    left: Masks = {}
+    for index, (mask, value) in tests.items():
+        seen, has = known.get(index, (0, 0))
+        if seen & mask & (has ^ value):
+            return None
+        if mask & ~seen:
+            left[index] = mask & ~seen, value & ~seen
+    return left
 
 
 def _and(tests: Masks, index: int, mask: int, value: int) -> Masks | None:
