@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.errors import InterceptorError
+from interceptor.native import children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,14 +58,11 @@ class HostModules:
             raise OSError(errno.ENOENT, "no name of a module")
         self._slow()
         try:
-            done = subprocess.run(
-                [MODPROBE, "-b", "--", name], stdin=subprocess.DEVNULL, capture_output=True, check=False,
-                timeout=self._patience, cwd="/",
-            )  # fmt: skip
+            done = children.run([MODPROBE, "-b", "--", name], timeout=self._patience, cwd="/")
         except FileNotFoundError:
             raise InterceptorError(f"the supervisor has no {MODPROBE} in its PATH") from None
         except subprocess.TimeoutExpired:
             raise InterceptorError(f"{MODPROBE} {name} takes longer than {self._patience:g} s") from None
         if done.returncode or not self.present(name):
-            said = done.stderr.decode(errors="replace").strip() or "blacklisted on the host"
+            said = done.stderr.strip() or "blacklisted on the host"
             raise OSError(errno.ENOENT, f"{MODPROBE} {name}: {said}"[:256])

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import InterceptorError
+from interceptor.native import children
 from interceptor.native.journal import VERSION as JOURNAL_VERSION
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ def wanted(value: object) -> str:
 def _ask(program: str) -> Mapping[str, Any]:
     command = [program, "supervise", "--check"]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        done = children.run(command, timeout=PATIENCE)
         said: Mapping[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise InterceptorError(f"{' '.join(command)}: {error}") from error

@@ -337,6 +337,7 @@ class Pinned:
             native.close(fd)
         self._fds.clear()
         self._held.close()
+        native.settle()  # before the call is answered
 
     def _open(self, name: str, *, path_only: bool) -> int:
         if name not in self._fds:

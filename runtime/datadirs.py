@@ -14,12 +14,11 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from interceptor.errors import ConfigError, InterceptorError
-from interceptor.native import mounts
+from interceptor.native import children, mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,10 +107,8 @@ def fill(root: int, found: DataDirectory) -> None:
 
 
 def _copy(source: Fd, target: str, found: DataDirectory) -> None:
-    done = subprocess.run(
-        ["cp", "-a", "--reflink=auto", "-T", f"/proc/self/fd/{source.fileno()}/.", target],
-        pass_fds=[source.fileno()], capture_output=True, text=True, errors="replace", check=False,
-    )  # fmt: skip
+    command = ["cp", "-a", "--reflink=auto", "-T", f"/proc/self/fd/{source.fileno()}/.", target]
+    done = children.run(command, pass_fds=[source.fileno()])
     if done.returncode:
         shutil.rmtree(target, ignore_errors=True)
         raise InterceptorError(f"cannot copy the image's {found.inside} to {found.outside}: {done.stderr.strip()}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.errors import InterceptorError
+from interceptor.native import children
 from interceptor.native.namespaces import in_mount_namespace
 from runtime import process
 from runtime import record as records
@@ -43,7 +44,7 @@ def launch(places: Places, container_id: str, argv: Sequence[bytes], seconds: fl
         raise InterceptorError(f"container {container_id}: the mount namespace that created it is gone")
     command = [ENTRY, *record.options, "exec", "--user", "0:0", "--cwd", "/", "--env", f"PATH={PATH}", container_id]
     with namespace, in_mount_namespace(namespace.fileno()):
-        runtime = subprocess.Popen(
+        runtime = children.Popen[bytes](
             [*map(os.fsencode, command), *argv],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", start_new_session=True,
         )  # fmt: skip
@@ -56,7 +57,7 @@ def launch(places: Places, container_id: str, argv: Sequence[bytes], seconds: fl
             raise InterceptorError(f"{argv[0].decode(errors='replace')} has not ended within {seconds:g} s") from None
 
 
-def _output(runtime: subprocess.Popen[bytes], until: float) -> bytes:
+def _output(runtime: children.Popen[bytes], until: float) -> bytes:
     """What it says until it closes its output or has said enough. TimeoutError."""
     assert runtime.stdout is not None  # noqa: S101 - a pipe was asked for
     said = b""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from interceptor.errors import InterceptorError
+from interceptor.native import children
 from interceptor.native.fd import Fd
 from interceptor.native.namespaces import in_mount_namespace
 from runtime import bundle, place, process, rootfs
@@ -101,9 +102,7 @@ def init_lives(record: Record) -> bool:
 def _known_to_runtime(record: Record) -> bool:
     command = [record.runtime, *record.options, "state", record.id]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_STATE_SECONDS, check=False
-        )
+        done = children.run(command, timeout=_STATE_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import ConfigError
+from interceptor.native import children
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,9 +126,7 @@ def _features(path: str) -> Mapping[str, Any]:
 
 def _run(path: str, argument: str) -> str | None:
     try:
-        done = subprocess.run(
-            [path, argument], capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
-        )
+        done = children.run([path, argument], timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"{path} {argument}: {error}") from error
     return done.stdout if done.returncode == 0 else None

@@ -1,4 +1,5 @@
 #include "agentlink.h"
+#include "forks.h"
 #include "journal.h"
 
 #include <errno.h>
@@ -18,7 +19,7 @@
 
 struct start {
 	int memfd, null, socket, note;
-	int error;
+	int error, copies; /* `copies`: of our descriptors, which the child has still */
 };
 
 /* Runs in the child, on a stack of its own but in our memory, while the calling thread sleeps: system calls only. */
@@ -35,8 +36,10 @@ static int become_agent(void *argument)
 
 	setsid(); /* a terminal's signals are for the supervisor */
 	if (null >= 0 && link >= 0 && memfd >= 0 && note >= 0 && dup2(null, 0) == 0 && dup2(null, 1) == 1 && dup2(null, 2) == 2 &&
-	    dup2(link, 3) == 3 && dup3(memfd, 4, O_CLOEXEC) == 4 && dup2(note, 5) == 5 && !syscall(SYS_close_range, 6, ~0u, 0) && !chdir("/"))
+	    dup2(link, 3) == 3 && dup3(memfd, 4, O_CLOEXEC) == 4 && dup2(note, 5) == 5 && !syscall(SYS_close_range, 6, ~0u, 0) && !chdir("/")) {
+		start->copies = 0;
 		syscall(SYS_execveat, 4, "", arguments, environment, AT_EMPTY_PATH);
+	}
 	start->error = errno;
 	_exit(127);
 }
@@ -46,14 +49,19 @@ static int run(struct start *start, struct ic_agent *agent)
 {
 	char *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
 	sigset_t all, before;
+	siginfo_t ended;
 	int saved;
 
 	if (stack == MAP_FAILED)
 		return -errno;
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &before);
+	ic_fork_begin();
 	agent->pid = clone(become_agent, stack + STACK_SIZE, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, start, &agent->pidfd);
 	saved = errno;
+	if (agent->pid > 0 && start->copies) /* it was killed; CLONE_VFORK waits for its memory only, which it gives back first */
+		waitid(P_PID, (id_t)agent->pid, &ended, WEXITED | WNOWAIT);
+	ic_fork_end();
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	munmap(stack, STACK_SIZE);
 	return agent->pid < 0 ? -saved : 0;
@@ -92,7 +100,7 @@ void ic_agent_bury(struct ic_agent *agent)
 int ic_agent_spawn(int memfd, int null, int patience_us, struct ic_agent *agent)
 {
 	const struct timeval patience = { patience_us / 1000000, patience_us % 1000000 };
-	struct start start = { .memfd = memfd, .null = null };
+	struct start start = { .memfd = memfd, .null = null, .copies = 1 };
 	int ends[2], error;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from interceptor.errors import InterceptorError
+from interceptor.native.children import Popen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ class Keeper:
         self._kept: dict[tuple[str, str], tuple[int, str]] = {}
         """What would have to be told to another keeper: descriptors are their users', until they are dropped."""
         self._left: list[Kept] = []
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Popen[bytes] | None = None
         if self._link is not None:
             self._link.set_inheritable(False)
             while (kept := self._receive(self._link, 0)) is not None:
@@ -131,7 +132,7 @@ class Keeper:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             command = [program(), "keep", "--adopt", str(os.getpid()), "--link-fd", str(its.fileno())]
-            child = subprocess.Popen(
+            child = Popen[bytes](
                 command + ["--service"] * service, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
         with self._lock:

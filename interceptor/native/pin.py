@@ -286,6 +286,11 @@ def close(fd: int) -> None:
     os.close(fd)
 
 
+def settle() -> None:
+    """Returns when what was closed before is open in no child of ours either (ic_forks_settle())."""
+    lib.ic_forks_settle()
+
+
 def fail(result: int, what: str) -> NoReturn:
     """Raises for -errno: NotificationGone for a task that died, InterceptorError for the rest (ours)."""
     if -result in _GONE:

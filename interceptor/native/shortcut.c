@@ -1,5 +1,6 @@
 #include "notify.h"
 #include "agentlink.h"
+#include "forks.h"
 #include "pin.h"
 
 #include <errno.h>
@@ -288,6 +289,13 @@ static int plain_path(const char *path)
 	return strncmp(path, "proc/", 5) && strncmp(path, "dev/", 4);
 }
 
+/* Closes what is the tracee's, before its call is answered. */
+static void let_go(int fd)
+{
+	close(fd);
+	ic_forks_settle();
+}
+
 struct action {
 	struct agent_request request;
 	char text[2 * STRING_MAX];
@@ -391,7 +399,7 @@ static int stand_in(struct ic_session *session, const struct ic_shortcut *shortc
 	}
 	key = shortcut->restarts ? key_of(call, strings) : 0;
 	result = exchange(session, shortcut, &action, agent, root, call, key, &reply);
-	close(root);
+	let_go(root);
 	if (result == 1) {
 		int wanted = ic_slot_put(shortcut->slot, agent);
 
@@ -512,7 +520,7 @@ static int leads_to_mutable(struct ic_session *session, const struct ic_shortcut
 	if (fd < 0)
 		return 0;
 	sure = is_mutable(session, shortcut, tid, fd);
-	close(fd); /* before the kernel unmounts it: we would make it busy */
+	let_go(fd); /* before the kernel unmounts it: we would make it busy */
 	return sure;
 }
 

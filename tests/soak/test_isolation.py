@@ -1,5 +1,5 @@
-"""Containers that misbehave hold nobody else up: one whose agents are stopped, one with a filesystem that never answers on
-the path of its mounts, one that floods.
+"""Containers that misbehave hold nobody else up: one whose agents are stopped, one whose agents are killed all the time, one
+with a filesystem that never answers on the path of its mounts, one that floods.
 
 `make soak` holds the others' 99th percentile against what it is without them; the short run only that they go on.
 """
@@ -171,6 +171,31 @@ def stopped_agents(host: whole.Host) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def killed_agents(host: whole.Host) -> Iterator[None]:
+    """A container whose agents are killed as soon as there are some: the supervisor makes one after the other."""
+    box = host.box()
+    before = agents(host)
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.01):
+            for pid in agents(host) - before:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    load = inside(box, "sh", "-c", "for i in 1 2; do (while :; do mount -t proc none /mnt; umount /mnt; done) & done; wait")
+    thread = threading.Thread(target=kill)
+    with running(load):
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            box.remove()
+
+
+@contextlib.contextmanager
 def silent_filesystem(host: whole.Host) -> Iterator[None]:
     if not Path("/dev/fuse").exists():
         pytest.skip("needs /dev/fuse")
@@ -204,6 +229,7 @@ def test_others_do_not_notice(host: whole.Host) -> None:
     with Watch(host) as watch:
         for name, trouble in (
             ("stopped agents", stopped_agents(host)),
+            ("killed agents", killed_agents(host)),
             ("silent filesystem", silent_filesystem(host)),
             ("flood", flood(host, whole.ALL)),
             ("paced flood", flood(host, "paced")),

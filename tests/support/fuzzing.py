@@ -49,8 +49,8 @@ def _agent() -> tuple[str, ...]:
 TARGETS = (
     Target("agent", _agent(), before="agent_kernel.h", reset=True, options=("-ffreestanding",)),
     Target(
-        "notify", ("notify.c", "shortcut.c", "pace.c", "journal.c", "pin.c", "agentlink.c"), before="notify_kernel.h",
-        options=("-Wno-unused-variable", "-Wno-unused-but-set-variable"),
+        "notify", ("notify.c", "shortcut.c", "pace.c", "forks.c", "journal.c", "pin.c", "agentlink.c"),
+        before="notify_kernel.h", options=("-Wno-unused-variable", "-Wno-unused-but-set-variable"),
     ),
     Target("fuse", ("fuse.c",), before="fuse_kernel.h"),
     Target("json", ("shim_json.c",)),

@@ -175,6 +175,22 @@ def test_raw_descriptors_are_closed_in_native_only() -> None:
     assert found == []
 
 
+COMMANDS = ("interceptor/client.py", "interceptor/doctor/", "interceptor/run/")
+"""Processes of their own, which answer no container's calls."""
+
+
+def test_what_the_supervisor_starts_is_known_while_it_is_young() -> None:
+    """interceptor/native/children.py says why."""
+    found = [
+        f"{source.name}:{call.lineno}"
+        for source in sources()
+        for name in ("subprocess.run", "subprocess.Popen", "os.fork", "os.posix_spawn")
+        for call in calls(source.tree, name)
+        if not source.name.startswith(COMMANDS)
+    ]
+    assert found == []
+
+
 WHERE_TIME_OF_DAY_IS_SHOWN = {
     "interceptor/commands/proc.py", "interceptor/commands/ps.py", "interceptor/supervisor.py", "interceptor/trace/clock.py",
     "runtime/preparation.py", "runtime/procfs/files.py",
