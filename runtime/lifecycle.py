@@ -225,8 +225,7 @@ class Lifecycle:
         """Undoes a creation that was not completed; idempotent."""
         pending = self._pending.pop(container_id, None)
         if pending is not None:
-            if pending.init is not None:
-                pending.init[1].discard()
+            self._begin_to_give(pending, 0)[1].discard()  # also if its notifier comes only now
             pending.ahead.discard()
             self._procfs.forget(container_id)
             with pending.namespace:
@@ -319,16 +318,17 @@ class Lifecycle:
 
     def _give(self, pending: Pending, pid: int) -> Given:
         record, parts = pending.record, pending.ahead.result()
-        membership = files.text(f"/proc/{pid}/cgroup")
-        with parts.undo, in_mount_namespace(pending.namespace.fileno()):
-            given = cgroups.delegate(pid, membership, parts.hierarchies, record.ids)
-            record.cgroup = cgroups.unified(given)
-            nodes.give(pid, parts.nodes)
-            if parts.leaves is not None:
-                self._procfs.give(record, parts.leaves, pid)
-            if record.machine:
-                _share_mounts(pid)
-            record.immutable = sorted(mountinfo.ids(files.text(f"/proc/{pid}/mountinfo")))
+        with parts.undo:
+            membership = files.text(f"/proc/{pid}/cgroup")
+            with in_mount_namespace(pending.namespace.fileno()):
+                given = cgroups.delegate(pid, membership, parts.hierarchies, record.ids)
+                record.cgroup = cgroups.unified(given)
+                nodes.give(pid, parts.nodes)
+                if parts.leaves is not None:
+                    self._procfs.give(record, parts.leaves, pid)
+                if record.machine:
+                    _share_mounts(pid)
+                record.immutable = sorted(mountinfo.ids(files.text(f"/proc/{pid}/mountinfo")))
         # Every hierarchy has all processes; the kernel names those with controllers first.
         return Given(given[0] if given else None, ExitStack())
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _BYTES: Final = 1 << 16
 _MOST: Final = 1 << 22
@@ -42,12 +46,15 @@ def _whole(path: str) -> bytes:
 _KEPT_MOST: Final = 1024
 _kept: dict[str, int] = {}
 """Descriptors by path, the one used last at the end."""
+_keeping: list[str] = []
+"""What paths begin with whose descriptors stay open."""
 _lock = threading.Lock()
 
 
 def read_kept(path: str) -> bytes:
-    """The same, of a file of a cgroup that shows one record, not a list: its descriptor stays open, for to open it takes longer
-    than to read it. Of a cgroup that was removed it reads ENODEV; there may be another of that name.
+    """The same, of a file of a cgroup that shows one record, not a list: below a directory of `kept_open` its descriptor stays
+    open, for to open it takes longer than to read it. Of a cgroup that was removed it reads ENODEV; there may be another of
+    that name.
     """
     with _lock:
         fd = _kept.pop(path, -1)
@@ -62,17 +69,33 @@ def read_kept(path: str) -> bytes:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return b""
-        _kept[path] = fd
-        if len(_kept) > _KEPT_MOST:
-            os.close(_kept.pop(next(iter(_kept))))
         try:
             return os.pread(fd, _BYTES, 0)
         except OSError:
             return b""
+        finally:
+            _keep_or_close(path, fd)
 
 
-def close_kept(prefix: str) -> None:
-    """Closes what `read_kept` holds of paths that begin so."""
+def _keep_or_close(path: str, fd: int) -> None:
+    if not path.startswith(tuple(_keeping)):
+        os.close(fd)
+        return
+    _kept[path] = fd
+    if len(_kept) > _KEPT_MOST:
+        os.close(_kept.pop(next(iter(_kept))))
+
+
+@contextmanager
+def kept_open(directory: str) -> Iterator[None]:
+    """Until the end of the block, `read_kept` keeps files below it open; whoever still reads there afterwards leaves none."""
+    prefix = f"{directory}/"
     with _lock:
-        for path in [path for path in _kept if path.startswith(prefix)]:
-            os.close(_kept.pop(path))
+        _keeping.append(prefix)
+    try:
+        yield
+    finally:
+        with _lock:
+            _keeping.remove(prefix)
+            for path in [path for path in _kept if path.startswith(prefix)]:
+                os.close(_kept.pop(path))

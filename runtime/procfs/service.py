@@ -20,7 +20,7 @@ from interceptor.container import DeviceNumber
 from interceptor.errors import InterceptorError
 from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
-from interceptor.native.files import close_kept, text
+from interceptor.native.files import kept_open, text
 from interceptor.native.namespaces import in_mount_namespace
 from interceptor.ports import Leaves, Namespace
 from runtime import mountinfo
@@ -240,7 +240,7 @@ class Procfs:
         table = text("/proc/thread-self/mountinfo")
         namespace = stack.enter_context(Fd(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)))
         root = stack.enter_context(Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
-        stack.callback(close_kept, f"/proc/self/fd/{root.fileno()}/")
+        stack.enter_context(kept_open(f"/proc/self/fd/{root.fileno()}"))
         view = View({}, name=record.id)
         computed, remembered = files.Computed(), files.Remembered(f"{base}/{WRITTEN}", view, record.sysctls)
         top = f"{base}/{DIRECTORY}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import subprocess
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support import oci
+from support.leaks import open_files
 from support.waiting import wait_for
 
 from interceptor.errors import ConfigError, InterceptorError
@@ -21,6 +24,8 @@ from runtime.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from runtime.lifecycle import Given, Pending
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -128,6 +133,53 @@ def test_exhausted_ids_and_a_second_container_of_the_same_name(host: oci.Host, p
     for request in requests:
         host.call(request.on_disconnect.close)
     assert is_clean(host)
+
+
+@pytest.fixture
+def nothing_left_open(host: oci.Host, plain: Path) -> Iterator[None]:
+    """For a test that ends without a container, as it begins."""
+    host.create("first", host.bundle("first", sleeping(host, plain, "first")))  # brings what is there once
+    host.delete("first")
+    before = Counter(open_files(os.getpid()))
+    yield
+    assert is_clean(host)
+    assert not Counter(open_files(os.getpid())) - before
+
+
+@pytest.mark.usefixtures("nothing_left_open")
+def test_a_notifier_that_comes_to_us_after_its_runtime_has_ended(
+    host: oci.Host, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the control socket may be faster than the listener."""
+    give, gives = host.lifecycle._give, []
+
+    def told_meanwhile(pending: Pending, pid: int) -> Given:
+        gives.append(pid)
+        if len(gives) == 1:
+            host.core.told("a", pid)
+        return give(pending, pid)
+
+    monkeypatch.setattr(host.lifecycle, "_give", told_meanwhile)
+    pid = host.create("a", host.bundle("a", sleeping(host, plain, "a")))
+    host.start("a")
+    host.delete("a")
+    assert gives == [pid]
+
+
+@pytest.mark.usefixtures("nothing_left_open")
+@pytest.mark.parametrize("step", ["cgroups.delegate", "nodes.give", "mountinfo.ids", "files.text"])
+def test_an_error_while_init_is_given_what_is_its_own(
+    host: oci.Host, plain: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The first time it may have been too early; then the creation fails."""
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EIO, "as told")
+
+    monkeypatch.setattr(f"runtime.lifecycle.{step}", fail)
+    with pytest.raises(OSError, match="as told"):
+        host.create("a", host.bundle("a", sleeping(host, plain, "a")))
+    host.run(host.runtime, *host.oci, "delete", "--force", "a")
 
 
 def test_an_entry_that_dies_before_it_says_created(host: oci.Host, plain: Path) -> None:

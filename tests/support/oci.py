@@ -242,7 +242,11 @@ class Host:
             )  # fmt: skip
         pid = int(Path(reply["pid_file"]).read_text()) if done.returncode == 0 else None
         request.body = {"id": container_id, "status": done.returncode, "pid": pid}
-        self.call(lambda: self.lifecycle.created(request))
+        try:
+            self.call(lambda: self.lifecycle.created(request))
+        except BaseException:
+            self.call(request.on_disconnect.close)
+            raise
         assert pid is not None, output.read_text()
         return pid
 
