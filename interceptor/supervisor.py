@@ -384,10 +384,13 @@ class Service:
     async def run(self, ready_fd: int | None) -> None:
         """Serves until told to stop, or until idle for long enough."""
         directory = self._supervisor.directory
+        self._loop = trio.lowlevel.current_trio_token()
         operations = self._operations()
         control = Control(operations, {"trace": self._trace})
         with ExitStack() as stack:
-            listener = self._listen(stack, LISTENER, directory / "seccomp.sock", socket.SOCK_STREAM)
+            listener = trio.socket.from_stdlib_socket(
+                self._listen(stack, LISTENER, directory / "seccomp.sock", socket.SOCK_STREAM)
+            )
             commands = self._listen(stack, SOCKET, directory / "control.sock", socket.SOCK_SEQPACKET)
             self._supervisor.inherit()
             connections = self._keeper.inherited(CONNECTION)
@@ -415,18 +418,15 @@ class Service:
             os._exit(0)
         self._supervisor.close()
 
-    def _listen(
-        self, stack: ExitStack, kind: str, path: Path, socket_kind: socket.SocketKind
-    ) -> trio.socket.SocketType:
+    def _listen(self, stack: ExitStack, kind: str, path: Path, socket_kind: socket.SocketKind) -> socket.socket:
         """A listening socket, the earlier supervisor's if there is one; its path goes when nobody is to go on with it."""
         inherited = self._keeper.inherited(kind).get(path.name)
         bound = socket.socket(fileno=inherited.fd) if inherited else sockets.bind(path, socket_kind)
         if not inherited:
             self._keeper.keep(kind, path.name, bound.fileno())
-        listening = trio.socket.from_stdlib_socket(bound)
-        stack.callback(listening.close)
+        stack.callback(bound.close)
         stack.callback(lambda: path.unlink(missing_ok=True) if self._for_good else None)
-        return listening
+        return bound
 
     async def _serve_kept(self, nursery: trio.Nursery, connections: Iterable[Kept]) -> None:
         """Connections of runtimes: the keeper accepts them, so that none is lost with us."""
@@ -481,7 +481,7 @@ class Service:
             raise InterceptorError(
                 f"{len(running)} containers are registered ({', '.join(running)}); say force to end anyway"
             )
-        request.afterwards.append(self._scope.cancel)
+        request.afterwards.append(partial(self._loop.run_sync_soon, self._scope.cancel))
         return {}
 
     def _restart(self, request: Request) -> Mapping[str, Any]:
@@ -489,7 +489,9 @@ class Service:
         if not self._keeper.exists:
             raise InterceptorError("this supervisor has no keeper, which could start another: end it, and start it again")
         following = succession.wanted(request.body.get("program"))
-        request.afterwards += [partial(self._keeper.succeed, following), self._hand_over]
+        request.afterwards += [
+            partial(self._keeper.succeed, following), partial(self._loop.run_sync_soon, self._hand_over),
+        ]  # fmt: skip
         return {"pid": os.getpid()}
 
     def _hand_over(self) -> None:

@@ -10,6 +10,7 @@ import os
 import random
 import socket
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,30 +130,31 @@ def control(data: bytes) -> None:
         messages.append((fds, source.take(source.number(2) % 4096)))
     before = _open_descriptors()
     with capture_logs() as logged:
-        trio.run(_converse, messages)
+        _converse(messages)
     assert not [event for event in logged if event.get("exc_info")], "a fault of ours"
     assert _open_descriptors() == before
 
 
-async def _converse(messages: list[tuple[int, bytes]]) -> None:
+def _converse(messages: list[tuple[int, bytes]]) -> None:
     def echo(request: Request) -> dict[str, Any]:
         return {"fds": len(request.fds), "keys": sorted(request.body)}
 
-    ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     served = Control({"echo": echo}, {})
+    server = threading.Thread(target=served.serve_one, args=[ours])
+    server.start()
     with theirs:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(served._serve_one, ours)
-            for fds, message in messages:
-                if not message:
-                    continue  # the end of the conversation
-                await theirs.sendmsg([message], _gift(fds))
-                answer = decode(await theirs.recv(1 << 17))
-                assert isinstance(answer["ok"], bool)
-                assert answer["ok"] or isinstance(answer["error"], str)
-                if answer["ok"]:
-                    assert answer["fds"] == fds
-            theirs.shutdown(socket.SHUT_WR)
+        for fds, message in messages:
+            if not message:
+                continue  # the end of the conversation
+            theirs.sendmsg([message], _gift(fds))
+            answer = decode(theirs.recv(1 << 17))
+            assert isinstance(answer["ok"], bool)
+            assert answer["ok"] or isinstance(answer["error"], str)
+            if answer["ok"]:
+                assert answer["fds"] == fds
+        theirs.shutdown(socket.SHUT_WR)
+        server.join()
     assert not served.busy
 
 

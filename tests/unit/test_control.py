@@ -99,9 +99,11 @@ class Served:
 
     async def _serve(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        with trio.socket.from_stdlib_socket(sockets.bind(self.path, socket.SOCK_SEQPACKET)) as listening, self._scope:
-            self._started.set()
-            await self.control.serve(listening)
+        with sockets.bind(self.path, socket.SOCK_SEQPACKET) as listening:
+            with self._scope:
+                self._started.set()
+                await self.control.serve(listening)
+            listening.shutdown(socket.SHUT_RDWR)
 
     def _echo(self, request: Request) -> Mapping[str, Any]:
         self.fds = list(request.fds)

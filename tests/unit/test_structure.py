@@ -209,7 +209,7 @@ def test_the_time_of_day_is_only_shown() -> None:
 WHERE_SOMETHING_ENDS = {
     "interceptor/dispatch.py": {"Dispatcher._guard"},  # an operation: one intercepted call
     "interceptor/session.py": {"Session._run", "Worker.receive"},  # a session; a pure handler, asked again below
-    "interceptor/control.py": {"Control._operate", "Control._serve_one", "_run_undo"},  # an operation; a connection
+    "interceptor/control.py": {"Control._operate", "Control.serve_one", "_run_undo"},  # an operation; a connection
     "runtime/dockercp.py": {"_Engine._run"},  # an engine's watcher
 }
 
