@@ -209,7 +209,7 @@ def test_signals_during_create_go_to_the_runtime(
     waits = script(tmp_path / "waits", f"trap 'exit 9' {number.name[3:]}; : > {ready}; while :; do sleep 0.05; done")
     supervisor.answers["create"] = executes(waits)
     process = subprocess.Popen(
-        [SHIM, "create", "c1"],
+        ["env", "--default-signal", SHIM, "create", "c1"],  # a shell has what it puts into the background ignore SIGINT
         env={"PATH": os.environ["PATH"], "INTERCEPTOR_RUN": str(run)},
         stdin=subprocess.DEVNULL,
     )
