@@ -353,6 +353,7 @@ class Lifecycle:
         return {
             "exec": [runtime.path, *argv],
             "init_pid": container.init_pid,
+            "await_program": runtime.exec_awaits_program,
             "chown_stdio": runtime.chown_stdio,
             "oom_score_adj": score and asdict(score),
             "absent": record.absent,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 WAIT_KILLABLE = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
 _CANDIDATES = ("runc", "crun")
 _CRUN_WAIT_KILLABLE = (1, 6)
+_CRUN_JOINS_EARLY = (1, 9)
+"""1.8.7: containers/crun, 88441d9c, "linux: simplify setns with pidfd"."""
 _YOUNG_LIBSECCOMP = (2, 6)
 _SECONDS = 10
 _VERSION = re.compile(r"(\w[\w-]*) version (\d+)\.(\d+)")
@@ -41,6 +43,9 @@ class Underneath:
     """Its libseccomp knows the calls of `registry.YOUNG`, as far as ours does."""
     chown_stdio: bool
     """It gives its standard streams to the container's root (crun does, to the host's own /dev/null too)."""
+    exec_awaits_program: bool
+    """Its `exec` joins a container only when init has executed its program, and `start` does not wait for that (crun before
+    1.8.7)."""
 
 
 class Runtimes:
@@ -97,6 +102,7 @@ def _ask(path: str) -> Underneath:
         _wait_killable(path, kind, version),
         _knows_young(path),
         chown_stdio=kind == "crun",
+        exec_awaits_program=kind == "crun" and version < _CRUN_JOINS_EARLY,
     )
 
 

@@ -146,6 +146,8 @@ int time_namespace_new(void);
 void time_namespace_restore(int fd);
 /* Enters the time namespace of a process, if that process and its namespace exist. */
 void time_namespace_join(pid_t pid);
+/* Waits, for some seconds at most, until a container's init has executed its program: see shim_process.c. */
+void await_program(pid_t init);
 /* What is remembered so that later commands enter the same time namespace: see shim_process.c. */
 void time_namespace_remember(const char *id, pid_t pid);
 void time_namespace_of(const char *id);

@@ -231,8 +231,11 @@ void exec_in_container(const struct options *options)
 	close(control.fd);
 	if (json_is_true(json_member(control.reply, "chown_stdio")))
 		stdio_replace_null();
-	if (json_integer(json_member(control.reply, "init_pid"), &pid) && pid > 0 && pid <= INT_MAX)
+	if (json_integer(json_member(control.reply, "init_pid"), &pid) && pid > 0 && pid <= INT_MAX) {
+		if (json_is_true(json_member(control.reply, "await_program")))
+			await_program((pid_t)pid);
 		time_namespace_join((pid_t)pid);
+	}
 	struct oom_score score = oom_score_of(control.reply);
 	if (!oom_score_take(&score))
 		fail("/proc/self/oom_score_adj %ld: %s", score.value, strerror(errno));

@@ -7,6 +7,7 @@
 #include <linux/filter.h>
 #include <linux/mount.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -209,6 +210,28 @@ void time_namespace_of(const char *id)
 	pid_t pid = read_pid_file(init_path(id));
 	if (pid > 0)
 		time_namespace_join(pid);
+}
+
+/* ---- a program that is being executed ---- */
+
+#define PROGRAM_MS 5000 /* that a slow disk may take to give a program */
+#define LOOK_MS 2
+
+/* setns(2) with init's pidfd wants ptrace access to init (kernel/nsproxy.c, validate_nsset()). Who has entered the user
+ * namespace already, as `exec` of an older crun, is refused it as long as init's memory is still the runtime's, which is not
+ * dumpable and the host's. Its files in /proc belong to the host's root so long (fs/proc/base.c, task_dump_owner(); not so the
+ * directory itself).
+ */
+void await_program(pid_t init)
+{
+	const char *path = format("/proc/%d/stat", init);
+	struct stat status;
+	struct pollfd end = {.fd = (int)syscall(SYS_pidfd_open, init, 0), .events = POLLIN};
+	for (int waited = 0; waited < PROGRAM_MS && stat(path, &status) == 0 && status.st_uid == 0; waited += LOOK_MS)
+		if (poll(&end, 1, LOOK_MS) > 0)
+			break;
+	if (end.fd >= 0)
+		close(end.fd);
 }
 
 /* ---- oom_score_adj ---- */

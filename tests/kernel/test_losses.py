@@ -242,16 +242,9 @@ def steady(box: whole.Box, seconds: int) -> Iterator[subprocess.Popen[str]]:
 def test_init_is_killed_between_create_and_start(host: whole.Host) -> None:
     box = whole.Box(host, whole.ALL, ())
     host.undo.callback(box.remove)
-    creating = ["create", "--pid-file", box.directory / "pid", "--bundle", box.bundle, box.id]
-    with (box.directory / "output").open("w") as output:  # no pipe: the container would hold it open
-        made = subprocess.run(
-            host.command(whole.ENTRY, "--root", host.directory / "oci", *creating), env=host.environment,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, timeout=60, cwd="/",
-        )  # fmt: skip
-    assert made.returncode == 0, (box.directory / "output").read_text()
-    init = int((box.directory / "pid").read_text())
-    os.kill(init, signal.SIGKILL)
-    wait_for(lambda: not Path(f"/proc/{init}/exe").exists(), "its end", within=10)
+    box.create()
+    os.kill(box.init, signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{box.init}/exe").exists(), "its end", within=10)
     started = host.entry("start", box.id)
     assert started.returncode != 0
     assert started.stderr.strip(), "an error that says something"

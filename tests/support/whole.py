@@ -223,13 +223,20 @@ class Box:
         path.write_text(json.dumps(values))
 
     def start(self) -> None:
+        self._make("run", "--detach")
+
+    def create(self) -> None:
+        """As far as its init waits for `start`."""
+        self._make("create")
+
+    def _make(self, *command: str) -> None:
         output = self.directory / "output"
         pid_file = self.directory / "pid"
         with output.open("w") as stream:  # no pipe: the container would hold it open
             done = subprocess.run(
                 self.host.command(
-                    ENTRY, "--root", self.host.directory / "oci", "run", "--detach", "--pid-file", pid_file,
-                    "--bundle", self.bundle, self.id,
+                    ENTRY, "--root", self.host.directory / "oci", *command, "--pid-file", pid_file, "--bundle", self.bundle,
+                    self.id,
                 ),
                 env=self.host.environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
                 check=False, timeout=60 * PATIENCE, cwd="/",

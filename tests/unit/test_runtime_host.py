@@ -264,10 +264,12 @@ def test_runc_says_itself_what_its_filters_can(tmp_path: Path) -> None:
     assert not old.wait_killable
 
 
-@pytest.mark.parametrize(("version", "able"), [("1.5", False), ("1.6", True), ("1.8.1", True)])
-def test_crun_is_known_by_its_version(tmp_path: Path, version: str, able: bool) -> None:
+@pytest.mark.parametrize(
+    ("version", "able", "awaits"), [("1.5", False, True), ("1.6", True, True), ("1.8.1", True, True), ("1.9", True, False)]
+)
+def test_crun_is_known_by_its_version(tmp_path: Path, version: str, able: bool, awaits: bool) -> None:
     found = Runtimes().choose(None, str(fake(tmp_path, "crun", f"crun version {version}")), "f")
-    assert (found.kind, found.wait_killable, found.chown_stdio) == ("crun", able, True)
+    assert (found.kind, found.wait_killable, found.exec_awaits_program, found.chown_stdio) == ("crun", able, awaits, True)
 
 
 def test_a_runtime_is_asked_once(tmp_path: Path) -> None:
