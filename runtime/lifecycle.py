@@ -30,6 +30,7 @@ from runtime import (
     mountinfo,
     nodes,
     ociconfig,
+    oomscore,
     process,
     removal,
     requests,
@@ -342,14 +343,17 @@ class Lifecycle:
             raise InterceptorError(f"container {container_id} is not known, or has no process that one could join")
         policy = self._core.policy(container.policy)
         record = records.load(self._host.places.container(container_id))
-        score = record.oom_score
+        runtime, score = self._runtimes.know(container.runtime), record.oom_score
         if request.body.get("process") is not None:
             facts = replace(self._host.facts(container.ids, policy), oom_score=score)
             path = requests.absolute(request.body, "process")
             with self._namespace_of(request, container_id) as namespace, in_mount_namespace(namespace.fileno()):
                 given = bundle.rewrite(path, lambda given: ociconfig.rewrite_process(given, facts))
-            score = score and score.beginning_with(given.get("oomScoreAdj"))
-        runtime = self._runtimes.know(container.runtime)
+            asked = given.get("oomScoreAdj")
+            if score is not None:
+                score = score.beginning_with(asked)
+            elif not runtime.exec_scores:
+                score = oomscore.given(asked, facts.oom_score_floor)
         return {
             "exec": [runtime.path, *argv],
             "init_pid": container.init_pid,

@@ -33,6 +33,14 @@ class OomScore:
         return self if given is None else replace(self, value=given, floor=min(given, self.floor))
 
 
+def given(score: int | None, ours: int | None) -> OomScore | None:
+    """What interceptor-runc gives a process of which the engine says `score`, and the runtime does not; `ours` as in `lend`."""
+    if score is None:
+        return None
+    value = score if ours is None else max(score, ours)
+    return OomScore(value, value)
+
+
 def lend(config: Mapping[str, Any], lowest: int | None, ours: int | None) -> OomScore | None:
     """What a container with the engine's `config` gets of what policy allows (Ceilings.oom_score_adj); None: what its engine
     says is all.

@@ -43,6 +43,8 @@ class Underneath:
     """Its libseccomp knows the calls of `registry.YOUNG`, as far as ours does."""
     chown_stdio: bool
     """It gives its standard streams to the container's root (crun does, to the host's own /dev/null too)."""
+    exec_scores: bool
+    """Its `exec` gives a process the oom_score_adj that is said of it (crun's does not)."""
     exec_awaits_program: bool
     """Its `exec` joins a container only when init has executed its program, and `start` does not wait for that (crun before
     1.8.7)."""
@@ -102,6 +104,7 @@ def _ask(path: str) -> Underneath:
         _wait_killable(path, kind, version),
         _knows_young(path),
         chown_stdio=kind == "crun",
+        exec_scores=kind != "crun",
         exec_awaits_program=kind == "crun" and version < _CRUN_JOINS_EARLY,
     )
 

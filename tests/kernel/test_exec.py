@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -40,6 +41,22 @@ def test_as_soon_as_crun_has_started_it(crun: whole.Host) -> None:
         wait_for(lambda: joining.poll() is not None or waits(joining.pid), "exec waits or ends", within=20)
         os.kill(box.init, signal.SIGCONT)
         assert joining.communicate(timeout=60) == ("joined\n", "")
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_with_the_oom_score_that_its_engine_says(runtime: str) -> None:
+    with whole.host(runtime) as host:
+        box = whole.Box(host, whole.ALL, ())
+        host.undo.callback(box.remove)
+        box.change(lambda values: values["process"].update(oomScoreAdj=300))
+        box.start()
+        process = box.directory / "process.json"
+        process.write_text(json.dumps({
+            "args": ["cat", "/proc/self/oom_score_adj"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0},
+            "oomScoreAdj": 300,
+        }))  # fmt: skip
+        done = host.entry("exec", "--process", process, box.id)
+        assert (done.stdout, done.stderr) == ("300\n", "")
 
 
 def waits(pid: int) -> bool:

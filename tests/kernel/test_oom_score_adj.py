@@ -69,6 +69,6 @@ def test_a_limited_container_moves_between_its_floor_and_1000(host: whole.Host) 
 
 @needs_capability
 def test_one_without_a_limit_goes_no_lower_than_its_engine_said(host: whole.Host) -> None:
-    """Its init and that one's children; what crun's exec starts has the score of crun itself, whatever the engine said."""
+    """Its init and that one's children; what crun's exec starts has the score of crun itself when nothing is said of it."""
     lowered = box(host, limited=False).exec("sh", "-euc", "echo 299 > /proc/1/oom_score_adj")
     assert "Permission denied" in lowered.stderr

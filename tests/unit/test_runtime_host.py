@@ -260,6 +260,7 @@ def test_runc_says_itself_what_its_filters_can(tmp_path: Path) -> None:
     answer = json.dumps({"linux": {"seccomp": {"supportedFlags": [flag]}}})
     found = Runtimes().choose(str(fake(tmp_path, "runc", "runc version 1.5.0", f"echo '{answer}'")), None, "f")
     assert (found.kind, found.version, found.wait_killable, found.chown_stdio) == ("runc", (1, 5), True, False)
+    assert (found.exec_scores, found.exec_awaits_program) == (True, False)
     old = Runtimes().choose(str(fake(tmp_path, "old", "runc version 1.1.5+ds1", "echo {}")), None, "f")
     assert not old.wait_killable
 
@@ -270,6 +271,7 @@ def test_runc_says_itself_what_its_filters_can(tmp_path: Path) -> None:
 def test_crun_is_known_by_its_version(tmp_path: Path, version: str, able: bool, awaits: bool) -> None:
     found = Runtimes().choose(None, str(fake(tmp_path, "crun", f"crun version {version}")), "f")
     assert (found.kind, found.wait_killable, found.exec_awaits_program, found.chown_stdio) == ("crun", able, awaits, True)
+    assert not found.exec_scores
 
 
 def test_a_runtime_is_asked_once(tmp_path: Path) -> None:

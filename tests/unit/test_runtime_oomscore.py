@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from runtime.oomscore import OomScore, lend
+from runtime.oomscore import OomScore, given, lend
 
 LIMITED = {"memory": {"limit": 1 << 29}}
 
 
-def config(given: int | None = 0, resources: dict[str, Any] | None = None) -> dict[str, Any]:
-    process = {} if given is None else {"oomScoreAdj": given}
+def config(score: int | None = 0, resources: dict[str, Any] | None = None) -> dict[str, Any]:
+    process = {} if score is None else {"oomScoreAdj": score}
     return {"process": process, "linux": {"resources": LIMITED if resources is None else resources}}
 
 
@@ -40,3 +40,12 @@ def test_a_further_process_may_begin_with_another() -> None:
     assert OomScore(-900, 0).beginning_with(None) == OomScore(-900, 0)
     assert OomScore(-900, 0).beginning_with(50) == OomScore(-900, 50)
     assert OomScore(-900, 0).beginning_with(-950) == OomScore(-950, -950)
+
+
+@pytest.mark.parametrize(
+    ("score", "ours", "taken"),
+    [(None, None, None), (300, None, 300), (-500, None, -500), (-500, 0, 0), (300, 0, 300), (0, 0, 0)],
+)
+def test_what_an_engine_says_of_a_further_process(score: int | None, ours: int | None, taken: int | None) -> None:
+    """Floor and value alike, as where a runtime writes it with all rights."""
+    assert given(score, ours) == (None if taken is None else OomScore(taken, taken))
