@@ -1,5 +1,7 @@
 #include "fuse.h"
 
+#include "snapshots.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -21,15 +23,16 @@
 #define NODES_MAX 65536u
 #define BLOCK 65536u                 /* st_blksize: what stdio reads at once */
 #define EVENTS 64
+#define PAGE 4096u                   /* of the smallest that there are */
 #define NOTIFY_RESEND 7              /* linux/fuse.h from 6.9 on: FUSE_NOTIFY_RESEND */
 #define OWED_NS (SECOND / 25)        /* how long at most who then read the beginning of a text may come back for its rest */
 #define ERRNO_END 512                /* ERESTARTSYS and above are the kernel's own */
 #define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
+#define NUMBERS_NS 10000             /* on the average, open files and snapshots are not numbered faster */
 
 struct node {
 	uint32_t mode;
-	char *text;
-	uint32_t size;
+	struct ic_text *text;
 	uint64_t taken, changed;     /* CLOCK_MONOTONIC of the snapshot, CLOCK_REALTIME of its last change */
 	uint64_t asked;              /* when somebody last asked */
 	uint64_t drained;            /* until when readers drain; 0: they do not */
@@ -48,6 +51,7 @@ struct mount {
 	uint32_t uid, gid, generation, node_count, waiting_count;
 	struct node **nodes;
 	struct waiting *waiting;
+	struct ic_handles handles;   /* of those that are read whole */
 };
 
 struct ic_fuse_server {
@@ -88,6 +92,19 @@ static void refuse(const struct mount *mount, const struct fuse_in_header *in, i
 	answer(mount, in->unique, error < 0 || error >= ERRNO_END ? EIO : (int)error, 0, 0);
 }
 
+/* ---- files ------------------------------------------------------------------------------------------------------------ */
+
+/* What the two kinds of a direct mount are: see fuse.h. */
+static int is_written(const struct mount *mount, const struct node *node)
+{
+	return mount->direct && node->mode & 0222;
+}
+
+static int is_whole(const struct mount *mount, const struct node *node)
+{
+	return mount->direct && !(node->mode & 0222);
+}
+
 /* ---- snapshots -------------------------------------------------------------------------------------------------------- */
 
 static struct node *find(const struct mount *mount, uint64_t id)
@@ -114,11 +131,13 @@ static int64_t ask(struct ic_fuse_server *server, const struct mount *mount, uin
 	}
 }
 
+/* A text of a page stays one: see fuse.h. */
 static uint32_t rounded(uint32_t size)
 {
 	uint32_t step = size < 256 ? 16 : size < 2048 ? 64 : 512;
+	uint32_t length = (size + step / 2 + step - 1) / step * step;
 
-	return (size + step / 2 + step - 1) / step * step;
+	return size <= PAGE && length > PAGE ? PAGE : length;
 }
 
 /* How much is shown of a text of `size` bytes now: see fuse.h. */
@@ -128,25 +147,10 @@ static uint32_t shown(struct node *node, uint32_t size, int quiet)
 		node->growing = 0;
 		return size;
 	}
-	if (size <= node->size)
-		return node->size;
+	if (size <= node->text->size)
+		return node->text->size;
 	node->growing = 1;
 	return rounded(size);
-}
-
-/* A copy of the scratch text, blanks before its last newline making it `length` long. */
-static char *fill(const char *text, uint32_t size, uint32_t length)
-{
-	uint32_t head = size && text[size - 1] == '\n' ? size - 1 : size;
-	char *copy = malloc(length ? length : 1);
-
-	if (!copy)
-		return 0;
-	memcpy(copy, text, head);
-	memset(copy + head, ' ', length - head);
-	if (length && head < size)
-		copy[length - 1] = '\n';
-	return copy;
 }
 
 /* A modification time that differs from every earlier one. */
@@ -157,40 +161,39 @@ static void touch(struct node *node)
 	node->changed = time > node->changed ? time : node->changed + 1;
 }
 
-static void show(struct node *node, char *text, uint32_t size)
+static void show(struct mount *mount, struct node *node, struct ic_text *text)
 {
-	if (node->text && node->size == size && !memcmp(node->text, text, size)) {
-		free(text);
+	if (node->text && node->text->size == text->size && !memcmp(node->text->bytes, text->bytes, text->size)) {
+		ic_text_retire(&mount->handles, text);
 		return;
 	}
-	free(node->text);
+	ic_text_retire(&mount->handles, node->text);
 	node->text = text;
-	node->size = size;
 	touch(node);
 }
 
 /* A new snapshot. When it is longer and somebody might see its end as the rest of the old one, the old one stays, and they
  * drain; with `drained`, they have. 0, or an errno. */
-static int renew(struct ic_fuse_server *server, const struct mount *mount, uint32_t id, uint64_t time, int quiet, int drained)
+static int renew(struct ic_fuse_server *server, struct mount *mount, uint32_t id, uint64_t time, int quiet, int drained)
 {
 	struct node *node = mount->nodes[id];
 	int64_t size = ask(server, mount, id);
+	struct ic_text *text;
 	uint32_t length;
-	char *text;
 
 	if (size < 0)
 		return size > -ERRNO_END ? (int)-size : EIO;
 	length = shown(node, (uint32_t)size, quiet);
-	if (node->text && length > node->size && !quiet && !drained) {
+	if (node->text && length > node->text->size && !quiet && !drained) {
 		node->drained = time + DRAIN_NS;
 		server->drains++;
 		return 0;
 	}
-	text = fill(server->scratch, (uint32_t)size, length);
+	text = ic_text(&mount->handles, server->scratch, (uint32_t)size, length);
 	if (!text)
 		return ENOMEM;
 	node->taken = time;
-	show(node, text, length);
+	show(mount, node, text);
 	return 0;
 }
 
@@ -199,14 +202,14 @@ static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t 
 {
 	struct node *node = mount->nodes[id];
 	uint64_t time = now(CLOCK_MONOTONIC);
-	int quiet = mount->direct || time - node->asked > QUIET_NS, error;
+	int quiet = is_written(mount, node) || time - node->asked > QUIET_NS, error;
 
 	node->asked = time;
 	if (node->drained)
 		return 0;
-	if (node->text && !mount->direct && time - node->taken < server->valid)
+	if (node->text && !is_written(mount, node) && time - node->taken < server->valid)
 		return 0;
-	error = renew(server, mount, id, time, quiet, 0);
+	error = renew(server, mount, id, time, quiet, mount->direct);
 	return node->text ? 0 : error;
 }
 
@@ -225,7 +228,7 @@ static void attributes(const struct mount *mount, uint32_t id, struct fuse_attr 
 	attr->mode = node ? S_IFREG | node->mode : S_IFDIR | 0555;
 	if (!node)
 		return;
-	attr->size = node->size;
+	attr->size = node->text ? node->text->size : 0;
 	attr->mtime = attr->ctime = attr->atime = node->changed / SECOND;
 	attr->mtimensec = attr->ctimensec = attr->atimensec = (uint32_t)(node->changed % SECOND);
 }
@@ -237,7 +240,7 @@ static uint64_t validity(const struct ic_fuse_server *server, const struct mount
 
 	if (!node)
 		return NAMES_VALID_S * SECOND;
-	if (mount->direct)
+	if (is_written(mount, node))
 		return 0;
 	age = now(CLOCK_MONOTONIC) - node->taken;
 	return !node->drained && age < server->valid ? server->valid - age : 0;
@@ -319,25 +322,66 @@ static void lookup(const struct mount *mount, const struct fuse_in_header *in, c
 
 /* ---- reading and writing ---------------------------------------------------------------------------------------------- */
 
-/* What is asked for belongs to a snapshot that the attributes have announced already. */
+static void send_text(const struct mount *mount, const struct fuse_in_header *in, const struct fuse_read_in *read,
+		      const struct ic_text *text)
+{
+	uint32_t rest = text && read->offset < text->size ? text->size - (uint32_t)read->offset : 0;
+
+	answer(mount, in->unique, 0, rest ? text->bytes + read->offset : 0, rest < read->size ? rest : read->size);
+}
+
+/* Whether a read goes on where the last one of this open file ended. */
+static int goes_on(const struct ic_handle *handle, const struct fuse_read_in *read)
+{
+	return handle && read->offset && read->offset == handle->next;
+}
+
+/* By read(2) and its like. As in seq_read_iter() and traverse() (fs/seq_file.c), who does not go on begins anew. */
+static void read_directly(struct mount *mount, const struct fuse_in_header *in, const struct fuse_read_in *read,
+			  struct ic_handle *handle, struct ic_text *newest)
+{
+	struct ic_text *text = goes_on(handle, read) ? handle->text : newest;
+	uint64_t end = read->offset + read->size;
+
+	send_text(mount, in, read, text);
+	if (!handle || !text) /* at the end of one already */
+		return;
+	handle->next = end < text->size ? end : text->size;
+	ic_handle_hold(&mount->handles, &handle->text, end < text->size ? text : 0);
+}
+
+/* By sendfile(2) and its like, through pages. */
+static void read_by_pages(struct mount *mount, const struct fuse_in_header *in, const struct fuse_read_in *read,
+			  struct ic_handle *handle, struct ic_text *newest)
+{
+	if (handle && (!read->offset || !handle->pages))
+		ic_handle_hold(&mount->handles, &handle->pages, newest);
+	send_text(mount, in, read, handle ? handle->pages : newest);
+}
+
+/* In a cached mount, what is asked for belongs to a snapshot that the attributes have announced already. */
 static void read_file(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
 		      const struct fuse_read_in *read)
 {
 	struct node *node = find(mount, in->nodeid);
-	uint32_t rest;
-	int error;
+	struct ic_handle *handle;
+	int error = 0;
 
 	if (!node) {
 		refuse(mount, in, in->nodeid == FUSE_ROOT_ID ? EISDIR : ENOENT);
 		return;
 	}
-	error = node->text ? 0 : refresh(server, mount, (uint32_t)in->nodeid);
-	if (error) {
+	handle = is_whole(mount, node) ? ic_handle(&mount->handles, read->fh) : 0;
+	if (!node->text || (is_whole(mount, node) && !goes_on(handle, read)))
+		error = refresh(server, mount, (uint32_t)in->nodeid);
+	if (error)
 		refuse(mount, in, error);
-		return;
-	}
-	rest = read->offset < node->size ? node->size - (uint32_t)read->offset : 0;
-	answer(mount, in->unique, 0, node->text + (rest ? read->offset : 0), rest < read->size ? rest : read->size);
+	else if (!is_whole(mount, node))
+		send_text(mount, in, read, node->text);
+	else if (read->read_flags & FUSE_READ_LOCKOWNER) /* fuse_direct_io() knows an owner, fuse_readahead() none */
+		read_directly(mount, in, read, handle, node->text);
+	else
+		read_by_pages(mount, in, read, handle, node->text);
 }
 
 /* A write elsewhere than at the start changes nothing and succeeds, as sysctl_writes_strict has it for numbers
@@ -378,16 +422,33 @@ static void setattr(struct ic_fuse_server *server, struct mount *mount, const st
 		getattr(server, mount, in, 1);
 }
 
-static void open_file(const struct mount *mount, const struct fuse_in_header *in)
+static void open_file(struct mount *mount, const struct fuse_in_header *in)
 {
 	struct fuse_open_out out = {.open_flags = FOPEN_NOFLUSH}; /* no FOPEN_KEEP_CACHE: each open(2) begins without pages */
+	const struct node *node = find(mount, in->nodeid);
 
-	if (!mount->direct)
+	if (!mount->direct) {
 		refuse(mount, in, ENOSYS); /* from now on open(2) does not ask */
-	else if (!find(mount, in->nodeid))
+		return;
+	}
+	if (!node) {
 		refuse(mount, in, ENOENT);
-	else
-		answer(mount, in->unique, 0, &out, sizeof out);
+		return;
+	}
+	if (is_whole(mount, node)) {
+		out.open_flags |= FOPEN_DIRECT_IO;
+		out.fh = ic_handle_open(&mount->handles);
+	}
+	answer(mount, in->unique, 0, &out, sizeof out);
+}
+
+static void release(struct mount *mount, const struct fuse_in_header *in, const struct fuse_release_in *file)
+{
+	struct ic_handle *handle = ic_handle(&mount->handles, file->fh);
+
+	if (handle)
+		ic_handle_close(&mount->handles, handle);
+	refuse(mount, in, 0);
 }
 
 /* ---- requests --------------------------------------------------------------------------------------------------------- */
@@ -422,6 +483,7 @@ static size_t least(uint32_t opcode)
 	case FUSE_READ: return sizeof(struct fuse_read_in);
 	case FUSE_WRITE: return sizeof(struct fuse_write_in);
 	case FUSE_SETATTR: return sizeof(struct fuse_setattr_in);
+	case FUSE_RELEASE: return sizeof(struct fuse_release_in);
 	default: return 0;
 	}
 }
@@ -440,8 +502,8 @@ static void dispatch(struct ic_fuse_server *server, struct mount *mount, const s
 	case FUSE_READ: read_file(server, mount, in, body); break;
 	case FUSE_WRITE: write_file(server, mount, in, body, size - sizeof(struct fuse_write_in)); break;
 	case FUSE_STATFS: answer(mount, in->unique, 0, &empty, sizeof empty); break;
+	case FUSE_RELEASE: release(mount, in, body); break;
 	case FUSE_READDIR:
-	case FUSE_RELEASE:
 	case FUSE_RELEASEDIR: refuse(mount, in, 0); break;
 	case FUSE_IOCTL: refuse(mount, in, ENOTTY); break;
 	case FUSE_FORGET:
@@ -575,7 +637,8 @@ static int add(struct ic_fuse_server *server, uint64_t name, int fd, int direct,
 	if (fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK))
 		return -errno;
 	*mount = (struct mount){
-		.name = name, .fd = fd, .direct = direct, .used = 1, .uid = uid, .gid = gid, .generation = generation};
+		.name = name, .fd = fd, .direct = direct, .used = 1, .uid = uid, .gid = gid, .generation = generation,
+		.handles.numbers = now(CLOCK_MONOTONIC) / NUMBERS_NS};
 	if (begin)
 		error = listen_to(server, mount);
 	if (error)
@@ -632,9 +695,10 @@ static void empty(struct ic_fuse_server *server, struct mount *mount)
 			continue;
 		if (node->drained)
 			server->drains--;
-		free(node->text);
+		ic_text_retire(&mount->handles, node->text);
 		free(node);
 	}
+	ic_handles_free(&mount->handles);
 	free(mount->nodes);
 	free(mount->waiting);
 	*mount = (struct mount){.generation = generation};

@@ -5,8 +5,8 @@
  * cached    read-only. OPEN is answered ENOSYS, so that open(2) and close(2) never leave the kernel, and reads come from the
  *           page cache. Attributes are valid for a few milliseconds; the first to ask afterwards (read(2) does, with
  *           FUSE_AUTO_INVAL_DATA) has a new snapshot made, and a new modification time drops the old one's pages.
- * direct    open(2), write(2) and the first read(2) after open(2) come here: remembered values, which are written. (Not
- *           FOPEN_DIRECT_IO: sendfile(2) would find an empty file, and busybox's cat uses it.)
+ * direct    open(2) comes here. Of files that may be written (remembered values), so do write(2) and the first read(2) after
+ *           open(2). Of files that nobody may write, every read(2) does (FOPEN_DIRECT_IO): they are read whole, see below.
  *
  * No reader is to see a mixture. A snapshot is whole, and its size stays what it was for as long as somebody keeps reading:
  * a text that got shorter, or longer by less than there is room, ends in blanks before its last newline. Otherwise a reader
@@ -15,7 +15,12 @@
  * did; who opens it meanwhile waits, and gets a new one, whole.
  * The limits of it: who gets no CPU for as long, between the end of a file and the read(2) that says so, is shown what has grown
  * there; a text that is read by several read(2)s, or is longer than a page, may change between two of them, or of its pages.
- * Only who answers OPEN can give each reader a snapshot of its own, and that takes as long as LXCFS takes.
+ *
+ * Files that are read whole have none of these. Who opens one goes on, whenever it comes, with the snapshot that it is in the
+ * middle of; who reads anywhere but where its last read(2) ended begins with the newest, as with the kernel's own files
+ * (fs/seq_file.c, seq_read_iter() and traverse()). That takes three requests, in place of none. sendfile(2) and splice(2) read
+ * such a file by pages still (filemap_splice_read()), which all who use them share: what several of them send at the same time
+ * may be mixed.
  *
  * The peer is the kernel, but nothing that it sends is believed to be well formed: it passes on what hostile programs ask for.
  * Source: fuse(4), linux/fuse.h; Linux fs/fuse/file.c fuse_cache_read_iter(), fs/fuse/inode.c fuse_change_attributes().

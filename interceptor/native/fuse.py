@@ -128,7 +128,9 @@ class Mount:
         self._server.begin(self._number)
 
     def add(self, files: Iterable[tuple[int, str, int]]) -> None:
-        """Files as (inode number, name, permission bits); those that exist stay."""
+        """Files as (inode number, name, permission bits); those that exist stay. Of a direct mount, what nobody may write is
+        read whole (fuse.h).
+        """
         self._server.add(self._number, files)
 
     def close(self) -> None:

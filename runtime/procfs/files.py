@@ -33,6 +33,10 @@ def name(number: int, leaf: Leaf) -> str:
     return f"{number}.{flat}" if number else flat
 
 
+Row = tuple[int, str, int]
+"""An inode as native.fuse.Mount.add() wants it."""
+
+
 class Computed:
     """native.fuse.Source: what leaves show of views, which have numbers; 0 is the container's own."""
 
@@ -41,15 +45,15 @@ class Computed:
         self._views: dict[int, View] = {}
         self._failed: set[str] = set()
 
-    def show(self, number: int, view: View, leaves: Iterable[Leaf]) -> list[tuple[int, str, int]]:
-        """Gives view `number` its inodes; answers them as native.fuse.Mount.add() wants them. What had that number before
-        has it no more, and its inodes are the new one's: then none are added.
+    def show(self, number: int, view: View, leaves: Iterable[Leaf]) -> list[tuple[Leaf, Row]]:
+        """Gives view `number` its inodes, and answers them. What had that number before has it no more, and its inodes are the
+        new one's: then none are added.
         """
         known = number in self._views
         self._views[number] = view
         rows = []
         for leaf in () if known else leaves:
-            rows.append((FIRST_NODE + len(self._nodes), name(number, leaf), leaf.mode))
+            rows.append((leaf, (FIRST_NODE + len(self._nodes), name(number, leaf), leaf.mode)))
             self._nodes.append((leaf, number))
         return rows
 
@@ -96,7 +100,7 @@ class Remembered:
         self._lock = threading.Lock()
         self._written: dict[str, Written] = _load(path)
 
-    def add(self, leaves: Iterable[Leaf]) -> list[tuple[int, str, int]]:
+    def add(self, leaves: Iterable[Leaf]) -> list[Row]:
         rows = []
         for leaf in leaves:
             rows.append((FIRST_NODE + len(self._nodes), name(0, leaf), leaf.mode))
@@ -123,6 +127,29 @@ class Remembered:
             rows = {path: asdict(written) for path, written in self._written.items()}
             records.write(self._path, json.dumps(rows, separators=(",", ":")))
         ceilings.on_write(leaf.path, text, self._ceilings)
+
+
+class Opened:
+    """native.fuse.Source of the mount whose open(2) is answered: remembered values, and behind their inodes computed ones."""
+
+    def __init__(self, remembered: Remembered, computed: Computed, count: int) -> None:
+        """`count`: of the remembered ones."""
+        self._remembered = remembered
+        self._computed = computed
+        self._count = count
+
+    def row(self, row: Row) -> Row:
+        """A computed one's inode here."""
+        node, name, mode = row
+        return node + self._count, name, mode
+
+    def content(self, node: int) -> bytes:
+        if node < FIRST_NODE + self._count:
+            return self._remembered.content(node)
+        return self._computed.content(node - self._count)
+
+    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> None:
+        self._remembered.written(node, data, tid=tid, uid=uid)
 
 
 def _load(path: str) -> dict[str, Written]:

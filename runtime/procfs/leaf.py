@@ -73,3 +73,5 @@ class Leaf:
     """Permission bits, as the kernel's own file has them."""
     host: Read | None = None
     """The host's value, for people who compare; None: the host's file of that path."""
+    longest: Callable[[], int] | None = None
+    """How many bytes its text may have on this host, the same as long as it runs; None: a page holds it everywhere."""

@@ -1,8 +1,9 @@
 """The leaves of all containers: one FUSE server, and for each container a directory from which its mounts are cloned.
 
-$run/containers/ID/leaves has three mounts: `read` (computed, from the page cache), `write` (remembered values; a FUSE mount
-of its own, because no-open holds for a whole connection) and `file` (a tmpfs, for what never changes). They are mounted in
-the engine's mount namespace and go with everything else that the container has there.
+$run/containers/ID/leaves has four mounts: `read` (computed, from the page cache), `write` (remembered values; a FUSE mount
+of its own, because no-open holds for a whole connection), `whole` (the same, read-only: what is computed and may be longer than
+a page, of which who opens it gets a snapshot) and `file` (a tmpfs, for what never changes). They are mounted in the engine's
+mount namespace and go with everything else that the container has there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from runtime.procfs.table import leaves as all_leaves
 from runtime.procfs.values import loadavg
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from interceptor.container import Container
     from interceptor.ports import Keeper, Tracee
@@ -43,8 +44,11 @@ log = structlog.get_logger(__name__)
 
 DIRECTORY = "leaves"
 KINDS = ("read", "write", "file")
+"""The filesystems."""
+WHOLE = "whole"
 WRITTEN = "written.json"
 INNER = "inner.json"
+PAGE = os.sysconf("SC_PAGE_SIZE")
 _EMPTY = {False: "file/empty", True: "file/nothing"}
 """A file and a directory with nothing in them."""
 INNER_MAX = 256
@@ -61,6 +65,7 @@ class Served:
     view: View
     computed: files.Computed
     remembered: files.Remembered
+    opened: files.Opened
     directory: Fd
     """O_PATH of $run/containers/ID/leaves, in the engine's mount namespace."""
     namespace: Fd
@@ -247,17 +252,21 @@ class Procfs:
         owner = (record.ids.first, record.ids.first)
         _make_directories(top)
         made = {}
-        for kind, source in (("read", computed), ("write", remembered)):
+        opened = files.Opened(remembered, computed, len(self._of("write")))
+        for kind, source in (("read", computed), ("write", opened)):
             made[kind] = mount = self._mount(f"{record.id}/{kind}", f"{top}/{kind}", table, source, owner)
             stack.callback(mount.close)
-            mount.add(computed.show(0, view, self._of(kind)) if kind == "read" else remembered.add(self._of(kind)))
+        made["write"].add(remembered.add(self._of("write")))
+        _add(computed.show(0, view, self._of("read", WHOLE)), made["read"], made["write"], opened)
+        if not mountinfo.topmost(mountinfo.parse(table), f"{top}/{WHOLE}"):
+            _bind_read_only(f"{top}/write", f"{top}/{WHOLE}")
         if made["read"].tree is not None or not os.path.ismount(f"{top}/file"):
             _write_constants(top, self._of("file"), view, owner)
         directory = stack.enter_context(Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
         hidden = [(path, _EMPTY[os.path.isdir(path)]) for path in record.hidden if os.path.exists(path)]
         return Served(
-            view, computed, remembered, directory, namespace, root, mountinfo.of_cgroups(table), made["read"], made["write"],
-            self._table, hidden, undo.enter_context(stack.pop_all()),
+            view, computed, remembered, opened, directory, namespace, root, mountinfo.of_cgroups(table), made["read"],
+            made["write"], self._table, hidden, undo.enter_context(stack.pop_all()),
         )  # fmt: skip
 
     def _show_inner_again(self, served: Served) -> None:
@@ -268,7 +277,8 @@ class Procfs:
 
     def _show_inner(self, served: Served, number: int, cgroups: Mapping[str, tuple[str, ...]]) -> None:
         view = views.inner(cgroups, served.view)
-        served.computing.add(served.computed.show(number, view, self._of("read")))
+        rows = served.computed.show(number, view, self._of("read", WHOLE))
+        _add(rows, served.computing, served.remembering, served.opened)
         if served.cpus is not None:
             with in_mount_namespace(served.namespace.fileno()):
                 served.cpus.make(number, view, _leaf_places(served, number))
@@ -291,8 +301,8 @@ class Procfs:
             raise
         return made
 
-    def _of(self, kind: str) -> list[Leaf]:
-        return [leaf for leaf in self._table if _kind(leaf) == kind]
+    def _of(self, *kinds: str) -> list[Leaf]:
+        return [leaf for leaf in self._table if _kind(leaf) in kinds]
 
     # -- fresh mounts inside ------------------------------------------------------------------------------------
 
@@ -339,6 +349,13 @@ def _look(served: Served, pid: int) -> None:
     served.view = View(cgroups, init_pid=pid, name=served.view.name)
     served.computed.show(0, served.view, ())
     served.remembered.view = served.view
+
+
+def _add(rows: Iterable[tuple[Leaf, files.Row]], read: fuse.Mount, write: fuse.Mount, opened: files.Opened) -> None:
+    """Each to the mount where its leaf is; an inherited one gets all, for an earlier supervisor may have had other reasons."""
+    by_kind = [(_kind(leaf), row) for leaf, row in rows]
+    read.add(row for kind, row in by_kind if kind == "read" or read.tree is None)
+    write.add(opened.row(row) for kind, row in by_kind if kind == WHOLE or write.tree is None)
 
 
 def _begin(served: Served) -> None:
@@ -422,9 +439,15 @@ def _read_inner(served: Served) -> dict[int, dict[str, list[str]]]:
 
 
 def _make_directories(top: str) -> None:
-    for path in (top, *(f"{top}/{kind}" for kind in KINDS)):
+    for path in (top, *(f"{top}/{kind}" for kind in (*KINDS, WHOLE))):
         with suppress(FileExistsError):  # an earlier supervisor's
             os.mkdir(path, 0o711)
+
+
+def _bind_read_only(source: str, target: str) -> None:
+    with mounts.open_tree(source) as tree:
+        mounts.set_attributes("", dirfd=tree.fileno(), attributes=mounts.MOUNT_ATTR_RDONLY)
+        mounts.move_mount(tree.fileno(), target)
 
 
 def _write_constants(top: str, leaves: Sequence[Leaf], view: View, owner: tuple[int, int]) -> None:
@@ -447,10 +470,12 @@ def _write_constants(top: str, leaves: Sequence[Leaf], view: View, owner: tuple[
 def _kind(leaf: Leaf) -> str:
     if leaf.rung is Rung.FILE:
         return "file"
-    return "read" if leaf.write is None else "write"
+    if leaf.write is not None:
+        return "write"
+    return WHOLE if leaf.longest is not None and leaf.longest() > PAGE else "read"
 
 
 def _place(leaf: Leaf, number: int) -> str:
     """Where a leaf's file is below the container's directory."""
     kind = _kind(leaf)
-    return f"{kind}/{files.name(number if kind == 'read' else 0, leaf)}"
+    return f"{kind}/{files.name(number if kind in ('read', WHOLE) else 0, leaf)}"

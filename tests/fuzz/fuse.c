@@ -3,7 +3,7 @@
  *
  * What must hold: each request that a kernel waits for is answered, once, before the loop waits without an end; an answer is
  * what fuse_dev_do_write() (fs/fuse/dev.c) takes, for a reader whose answer is refused hangs; none has more than was asked for;
- * what is read is part of one snapshot; nothing is left open.
+ * what is read is part of one snapshot, and so is what an open file reads that is read whole; nothing is left open.
  *
  * An input is a list of steps, of which epoll_wait(2) takes one at a time.
  */
@@ -28,6 +28,8 @@
 #define TEXT 70000u          /* more than the loop has room for at first */
 #define TOO_MUCH ((1u << 24) + 1)
 #define STEPS 1024
+#define WHOLE 2              /* the inode that is, of the direct mount */
+#define FILES 16             /* open files that are remembered here: snapshots.c keeps two snapshots for each of so many */
 #define SECOND 1000000000ull
 
 static struct {
@@ -43,7 +45,14 @@ static struct {
 		uint64_t unique;
 		uint32_t opcode, asked;
 		int device;
+		int opened;          /* which of `files` it reads by read(2), or releases; -1: none */
+		uint64_t offset;
 	} waits[OUTSTANDING];
+	struct {
+		uint64_t fh, next;
+		char letter;
+	} files[FILES];
+	unsigned opens;
 	unsigned waiting;
 	int pending;                 /* the device that has a request; -1: none */
 	size_t size;
@@ -131,7 +140,17 @@ static int32_t written(uint64_t mount, uint32_t node, const char *data, uint32_t
 
 /* ---- answers ---- */
 
-static void check_text(const char *text, size_t size)
+/* The index of an open file whose snapshots must be there; -1: it is none. */
+static int find_file(uint64_t fh)
+{
+	for (int i = 0; i < FILES && kernel.opens <= FILES; i++)
+		if (fh && kernel.files[i].fh == fh)
+			return i;
+	return -1;
+}
+
+/* The letter of a text; 0: it has none. */
+static char letter_of(const char *text, size_t size)
 {
 	char letter = 0;
 
@@ -141,6 +160,27 @@ static void check_text(const char *text, size_t size)
 		MUST(!letter || text[i] == letter);
 		letter = text[i];
 	}
+	return letter;
+}
+
+/* `opened`: a read of an open file that is remembered, or none. */
+static void check_whole(int opened, uint64_t offset, char letter, size_t size)
+{
+	if (opened < 0)
+		return;
+	if (!offset || offset != kernel.files[opened].next)
+		kernel.files[opened].letter = 0;
+	MUST(!letter || !kernel.files[opened].letter || letter == kernel.files[opened].letter);
+	kernel.files[opened].letter = letter ? letter : kernel.files[opened].letter;
+	kernel.files[opened].next = offset + size;
+}
+
+/* Who opens more files than that takes snapshots away from them. */
+static void remember(uint64_t fh)
+{
+	MUST(!fh || find_file(fh) < 0);
+	if (fh && kernel.opens++ < FILES)
+		kernel.files[kernel.opens - 1].fh = fh;
 }
 
 static size_t size_of(uint32_t opcode)
@@ -172,9 +212,13 @@ ssize_t k_writev(int fd, const struct iovec *parts, int count)
 	MUST(i < kernel.waiting);
 	if (!out->error && kernel.waits[i].opcode == FUSE_READ) {
 		MUST(rest <= kernel.waits[i].asked);
-		check_text(parts[1].iov_base, rest);
+		check_whole(kernel.waits[i].opened, kernel.waits[i].offset, letter_of(rest ? parts[1].iov_base : 0, rest), rest);
 	} else if (!out->error) {
 		MUST(rest == size_of(kernel.waits[i].opcode));
+		if (kernel.waits[i].opcode == FUSE_OPEN)
+			remember(((const struct fuse_open_out *)parts[1].iov_base)->fh);
+		if (kernel.waits[i].opcode == FUSE_RELEASE && kernel.waits[i].opened >= 0)
+			kernel.files[kernel.waits[i].opened].fh = 0;
 	}
 	kernel.waits[i] = kernel.waits[--kernel.waiting];
 	return (ssize_t)out->len;
@@ -197,6 +241,13 @@ static uint64_t number(void)
 	return how < 192 ? how : edges[how % (sizeof edges / sizeof *edges)];
 }
 
+static uint64_t file(void)
+{
+	uint8_t which = (uint8_t)take(&kernel.input, 1);
+
+	return which < 192 ? kernel.files[which % FILES].fh : number();
+}
+
 /* The struct of an opcode at `body`: its size. */
 static size_t structure(uint32_t opcode, uint8_t *body, uint32_t *asked)
 {
@@ -206,6 +257,7 @@ static size_t structure(uint32_t opcode, uint8_t *body, uint32_t *asked)
 	struct fuse_write_in write = {0};
 	struct fuse_init_in init = {.flags = UINT32_MAX};
 	struct fuse_setattr_in set = {0};
+	struct fuse_release_in release = {0};
 
 	switch (opcode) {
 	case FUSE_GETATTR:
@@ -215,6 +267,10 @@ static size_t structure(uint32_t opcode, uint8_t *body, uint32_t *asked)
 	case FUSE_READ:
 		read.offset = number();
 		*asked = read.size = (uint32_t)(number() * 16 % (ASKED + 1));
+		read.fh = file();
+		if (read.offset == 255 && find_file(read.fh) >= 0)
+			read.offset = kernel.files[find_file(read.fh)].next;
+		read.read_flags = take(&kernel.input, 1) % 4 ? FUSE_READ_LOCKOWNER : 0;
 		memcpy(body, &read, sizeof read);
 		return sizeof read;
 	case FUSE_WRITE:
@@ -227,6 +283,10 @@ static size_t structure(uint32_t opcode, uint8_t *body, uint32_t *asked)
 		init.major = (uint32_t)take(&kernel.input, 1) % 9;
 		memcpy(body, &init, sizeof init);
 		return sizeof init;
+	case FUSE_RELEASE:
+		release.fh = file();
+		memcpy(body, &release, sizeof release);
+		return sizeof release;
 	case FUSE_SETATTR:
 		set.valid = (uint32_t)take(&kernel.input, 2);
 		memcpy(body, &set, sizeof set);
@@ -248,6 +308,8 @@ static bool is_answered(uint32_t opcode)
 static void ask(int device, uint32_t asked)
 {
 	const struct fuse_in_header *in = (const struct fuse_in_header *)kernel.request;
+	const struct fuse_read_in *read = (const struct fuse_read_in *)(in + 1);
+	const struct fuse_release_in *release = (const struct fuse_release_in *)(in + 1);
 
 	kernel.pending = device;
 	kernel.asked = asked;
@@ -258,6 +320,12 @@ static void ask(int device, uint32_t asked)
 	kernel.waits[kernel.waiting].unique = in->unique;
 	kernel.waits[kernel.waiting].opcode = in->opcode;
 	kernel.waits[kernel.waiting].device = device;
+	kernel.waits[kernel.waiting].opened = -1;
+	if (in->opcode == FUSE_RELEASE && device == kernel.device[1])
+		kernel.waits[kernel.waiting].opened = find_file(release->fh);
+	if (in->opcode == FUSE_READ && in->nodeid == WHOLE && device == kernel.device[1] && read->read_flags & FUSE_READ_LOCKOWNER)
+		kernel.waits[kernel.waiting].opened = find_file(read->fh);
+	kernel.waits[kernel.waiting].offset = read->offset;
 	kernel.waits[kernel.waiting++].asked = asked;
 }
 
@@ -332,6 +400,8 @@ static void remount(unsigned which)
 	kernel.waiting = kept;
 	ic_fuse_remove(kernel.server, which + 1);
 	ic_fuse_remove(kernel.server, which + 1);
+	kernel.opens = 0;
+	memset(kernel.files, 0, sizeof kernel.files);
 	mount(which);
 }
 
@@ -412,6 +482,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	kernel.pending = -1;
 	kernel.text = 100;
 	kernel.unreadable = kernel.unwritable = 0;
+	kernel.opens = 0;
+	memset(kernel.files, 0, sizeof kernel.files);
 	kernel.server = ic_fuse_server(&ask, 10000000);
 	MUST(kernel.server);
 	mount(0);

@@ -1,7 +1,8 @@
 /* Reads one file again and again in several processes, and counts what is no whole snapshot.
  *
  * whole_reads FILE PROCESSES READS BUFFER. Reads with a BUFFER of so many bytes until there is no more; with 0, by one read(2), as
- * many programs do, and one sendfile(2), as busybox does, in turn. A snapshot is lines that all begin with the same number: the first "N first COUNT TIME", then
+ * many programs do, and one sendfile(2), as busybox does, in turn; "kept" opens the file once, and reads from its start again and
+ * again, with pread(2) of odd sizes. A snapshot is lines that all begin with the same number: the first "N first COUNT TIME", then
  * COUNT lines "N row", then "N last"; blanks may stand before a newline. Prints "reads late torn oldest_us starved_us": TIME is
  * CLOCK_MONOTONIC in nanoseconds of when the snapshot was made, and its age is taken before the file is opened. `starved` is
  * how long one read waited at most for a CPU to run on (/proc/PID/schedstat): the kernel counts how long attributes are valid
@@ -75,6 +76,22 @@ static size_t read_whole(const char *path, size_t buffer)
 	return size;
 }
 
+static size_t read_kept(const char *path)
+{
+	static int fd = -1;
+	size_t size = 0, step = 1;
+	ssize_t n;
+
+	if (fd < 0)
+		fd = open(path, O_RDONLY);
+	while (size + step < sizeof text && (n = pread(fd, text + size, step, (off_t)size)) > 0) {
+		size += (size_t)n;
+		step = step * 3 % 9973;
+	}
+	text[size] = 0;
+	return size;
+}
+
 static int is_whole(size_t size, uint64_t *made)
 {
 	unsigned long long number, count, n, time, row = 0;
@@ -104,14 +121,14 @@ struct result {
 	uint64_t reads, late, torn, oldest, starved;
 };
 
-static struct result run(const char *path, uint64_t reads, size_t buffer)
+static struct result run(const char *path, uint64_t reads, const char *buffer)
 {
 	struct result result = {0};
 	int schedstat = open("/proc/self/schedstat", O_RDONLY);
 
 	for (; result.reads < reads; result.reads++) {
 		uint64_t before = waited(schedstat), start = now(), made = start;
-		size_t size = read_whole(path, buffer);
+		size_t size = strcmp(buffer, "kept") ? read_whole(path, strtoul(buffer, 0, 10)) : read_kept(path);
 		uint64_t starved = waited(schedstat) - before;
 
 		result.starved = starved > result.starved ? starved : result.starved;
@@ -138,7 +155,7 @@ int main(int argc, char **argv)
 	processes = atoi(argv[2]);
 	for (i = 0; i < processes; i++)
 		if (!fork()) {
-			one = run(argv[1], strtoull(argv[3], 0, 10), strtoull(argv[4], 0, 10));
+			one = run(argv[1], strtoull(argv[3], 0, 10), argv[4]);
 			_exit(write(link[1], &one, sizeof one) != sizeof one);
 		}
 	for (i = 0; i < processes && read(link[0], &one, sizeof one) == sizeof one; i++) {

@@ -9,8 +9,11 @@ Source: proc(5), "/proc/cpuinfo"; Linux arch/x86/kernel/cpu/proc.c, show_cpuinfo
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from interceptor.native.files import read
+from runtime import resources
 from runtime.procfs.leaf import Leaf, Rung
 from runtime.procfs.values import share
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from runtime.procfs.leaf import View
 
 _PATH: Final = "/proc/cpuinfo"
+_PRESENT: Final = "/sys/devices/system/cpu/present"
 _PROCESSOR: Final = re.compile(rb"processor\s*:\s*(\d+)\n")
 _FIELD: Final = re.compile(rb"^(physical id|core id)\s*:\s*(\d+)$", re.MULTILINE)
 _COUNT: Final = re.compile(rb"^((?:siblings|cpu cores)\s*:) \d+$", re.MULTILINE)
@@ -60,4 +64,12 @@ def _count(name: bytes, package: bytes | None, threads: Sequence[bytes | None], 
     return (threads if name.startswith(b"siblings") else cores).count(package)
 
 
-LEAVES = (Leaf(_PATH, Rung.FUSE, cpuinfo),)
+@cache
+def longest() -> int:
+    """Of all CPUs that the host has."""
+    content = read(_PATH)
+    entries = len(_PROCESSOR.findall(content)) or 1
+    return len(content) * max(entries, len(resources.parse_list(read(_PRESENT)))) // entries
+
+
+LEAVES = (Leaf(_PATH, Rung.FUSE, cpuinfo, longest=longest),)

@@ -7,8 +7,10 @@ Source: proc(5), "/proc/diskstats"; Linux block/genhd.c, diskstats_show(); Docum
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from interceptor.native.files import read
 from runtime import resources
 from runtime.procfs.leaf import Leaf, Rung
 from runtime.procfs.values import share
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _PATH: Final = "/proc/diskstats"
 _SECTOR: Final = 512
+_LINE: Final = 128
+"""Bytes of a line that tells of years of work."""
 _COUNTERS: Final = ("reads", "read_bytes", "writes", "written_bytes", "discards", "discarded_bytes")
 
 
@@ -47,4 +51,10 @@ def _names(content: bytes) -> dict[tuple[int, int], str]:
     return {(int(row[0]), int(row[1])): row[2] for row in rows if len(row) > 2}  # noqa: PLR2004 - major, minor, name
 
 
-LEAVES = (Leaf(_PATH, Rung.FUSE, diskstats),)
+@cache
+def longest() -> int:
+    """Of all devices that there are."""
+    return _LINE * read(_PATH).count(b"\n")
+
+
+LEAVES = (Leaf(_PATH, Rung.FUSE, diskstats, longest=longest),)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from interceptor.native.files import read
 from runtime import resources
 from runtime.procfs.leaf import Leaf, Rung
 from runtime.procfs.values import loadavg, share
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from runtime.resources import CpuUsage
 
 _PATH: Final = "/proc/stat"
+_PRESENT: Final = "/sys/devices/system/cpu/present"
+_LINE: Final = 72
+"""Bytes of a CPU's line after years of work."""
+_REST: Final = 256
+"""Bytes of the lines that are none's."""
 _TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _DEBT: Final = 1_000_000_000
 """Usage arrives in lumps of a tick; this much of it may be more than the time that has passed."""
@@ -149,5 +156,11 @@ def _boot_time(content: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-LEAVES = (Leaf(_PATH, Rung.FUSE, stat),)
+@cache
+def longest() -> int:
+    """Of all CPUs that the host has."""
+    return _LINE * (1 + len(resources.parse_list(read(_PRESENT)))) + _REST
+
+
+LEAVES = (Leaf(_PATH, Rung.FUSE, stat, longest=longest),)
 """/proc/uptime is the kernel's own, by the time namespace; only its second number, which nobody reads, is the host's."""

@@ -8,8 +8,10 @@ Source: proc(5), "/proc/vmstat"; Linux mm/vmstat.c, vmstat_show(); block/blk-cor
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from interceptor.native.files import read
 from runtime import resources
 from runtime.procfs.leaf import Leaf, Rung
 from runtime.procfs.values import share
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 _PATH: Final = "/proc/vmstat"
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+_DIGITS: Final = 512
+"""More than one of all values together, after years of work."""
 
 _PAGES: Final = {
     "nr_inactive_anon": "inactive_anon", "nr_active_anon": "active_anon", "nr_inactive_file": "inactive_file",
@@ -60,4 +65,10 @@ def _names(content: bytes) -> Sequence[str]:
     return [line.partition(b" ")[0].decode("ascii", "replace") for line in content.splitlines()]
 
 
-LEAVES = (Leaf(_PATH, Rung.FUSE, vmstat),)
+@cache
+def longest() -> int:
+    """Of the kernel's names."""
+    return sum(len(f"{name} 0\n") for name in _names(read(_PATH))) + _DIGITS
+
+
+LEAVES = (Leaf(_PATH, Rung.FUSE, vmstat, longest=longest),)
