@@ -59,7 +59,7 @@ class Watchdog:
         }
         for (thread, since), container in hung.items():
             if (thread, since) not in self._told:
-                log.error("a call hangs", container=container, seconds=(now - since) // 10**9, stack=stack(thread))
+                log.error("a call hangs", container=container, seconds=(now - since) // 10**9, at=stack(thread))
         self._told = set(hung)
 
 

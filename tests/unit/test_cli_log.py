@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 
-from interceptor import log
+from interceptor import diagnosis, log
 from interceptor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,3 +68,21 @@ def test_a_wrong_setting_is_explained() -> None:
         log.configure("xml")
     with pytest.raises(ConfigError, match="log level 'loud' is unknown; there are debug, info, warning, error"):
         log.configure("json", level="loud")
+
+
+class Hung:
+    container_id = "web"
+
+    def busy(self) -> list[tuple[int, int]]:
+        return [(threading.get_ident(), 0)]
+
+
+@pytest.mark.parametrize("form", list(log.Format))
+def test_a_call_that_hangs_is_told(form: str) -> None:
+    stream = io.StringIO()
+    log.configure(form, stream=stream)
+    watchdog = diagnosis.Watchdog()
+    for _ in range(2):
+        watchdog.look([Hung()])  # type: ignore[list-item]
+    assert len(stream.getvalue().splitlines()) == 1
+    assert "test_a_call_that_hangs_is_told" in stream.getvalue()
