@@ -555,6 +555,8 @@ class Dispatcher:
         if redo is Redo.HARMLESS:
             return None, "done again: that is harmless"
         reply = unfinished.reply(self.patience) if redo is Redo.DETECTABLE else None
+        if reply is not None and not reply.asked:
+            return None, "an earlier supervisor died before it asked its agent"
         if reply is None or not reply.done:
             return Fail(errno.EINTR), "an earlier supervisor died in it, and nobody knows what was done"
         return Fail(reply.error) if reply.error else Return(), "the agent of an earlier supervisor had done it"

@@ -328,6 +328,19 @@ class Link:
             self._socket = self.c.socket = -1
 
 
+def overtaken(socket: int, cookie: int, reply: Any, patience: float) -> bool:
+    """Waits `patience` seconds for the reply to the request that an earlier supervisor may have sent, and writes it to `reply`.
+    True: it was not sent. An agent answers one request after the other, and has answered one of ours that came later.
+    """
+    ping, until = next(_cookies), time.monotonic() + patience
+    with contextlib.suppress(ConnectionError):  # it has ended, and may have replied before
+        os.write(socket, pack(Request(PING, {}, {}), ping)[0])
+    result = -errno.EPROTO
+    while result == -errno.EPROTO and reply.cookie != ping:  # somebody else's, who died in this
+        result = _lib.ic_agent_wait(socket, cookie, reply, max(0, int((until - time.monotonic()) * 1000)))
+    return bool(reply.cookie == ping)
+
+
 class Slot:
     """A place where one idle link lies for whoever comes first: the pool, or a session in C (shortcut.h)."""
 

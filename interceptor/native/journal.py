@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interceptor.errors import ConfigError
 from interceptor.native._native import ffi, lib
-from interceptor.native.agentlink import AGENT
+from interceptor.native.agentlink import AGENT, overtaken
 from interceptor.native.notifier import read_wire_form
 from interceptor.notification import Notification
 
@@ -48,6 +48,8 @@ class Reply(NamedTuple):
     error: int
     done: bool
     value: int
+    asked: bool = True
+    """False: the request was not sent, and nothing was done."""
 
 
 class Unfinished:
@@ -76,8 +78,9 @@ class Unfinished:
         """What that agent answered, or answers within `patience` seconds; None: nobody will ever know."""
         c = self.slot.c
         if c.reply.cookie != c.cookie and self._agent is not None:
-            reply = ffi.addressof(c, "reply")
-            lib.ic_agent_wait(self._agent.fd, c.cookie, reply, int(patience * 1000))  # straight into the record
+            reply = ffi.addressof(c, "reply")  # straight into the record
+            if overtaken(self._agent.fd, c.cookie, reply, patience):
+                return Reply(0, done=False, value=0, asked=False)
         if c.reply.cookie != c.cookie:
             return None
         return Reply(c.reply.error, c.reply.outcome == lib.AGENT_DONE, c.reply.value)

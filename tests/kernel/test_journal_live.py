@@ -44,7 +44,7 @@ def box(host: whole.Host) -> Iterator[whole.Box]:
     for pid in agents(host):
         os.kill(pid, signal.SIGCONT)
     box.remove()
-    assert unanswered(host) == 0
+    wait_for(lambda: unanswered(host) == 0, "an end of what nobody waits for", within=20)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -207,11 +207,9 @@ def test_the_kernel_kills_the_supervisor_for_its_memory(host: whole.Host) -> Non
             (group / "memory.limit_in_bytes").write_text("65536")
             (group / "cgroup.procs").write_text(str(pid))
             wait_for(lambda: _killed_for_memory(host, group), "the end of the supervisor", within=20)
+            # It may be killed where memory is taken: as it sends a request to an agent, which then never comes.
             output, errors = load.communicate(timeout=60)
-        assert " double 0 " in output
-        # It may be killed where memory is taken: as it sends a request to an agent, which then never comes.
-        assert all("Interrupted system call" in line for line in errors.splitlines()), errors
-        assert len(errors.splitlines()) <= 1
+        assert "errors 0 double 0 missing 0" in output, errors
         assert host.supervisor_pid() != pid
         assert box.sh(WORKS) == "done\n"
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from typing import NamedTuple
 
 import pytest
@@ -108,6 +109,29 @@ def test_a_reply_that_still_comes_is_read(keeper: Memory) -> None:
         reply = call.reply(1.0)
     assert reply is not None
     assert (reply.error, reply.done, reply.value) == (0, True, 42)
+
+
+def test_a_request_that_was_not_sent_has_done_nothing(keeper: Memory) -> None:
+    """The agent answers what it is asked now, and had not been asked anything before; or somebody who died in this had."""
+    slot = received(Journal(keeper), 7, 1001)
+    c = slot.c  # type: ignore[attr-defined]
+    c.stage, c.agent, c.cookie = lib.IC_ACTING, 555, 99
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def agent() -> None:
+        its.send(bytes(ffi.buffer(ffi.new("struct agent_reply *", {"cookie": 98}))))
+        request = ffi.from_buffer("struct agent_request *", its.recv(4096), require_writable=False)
+        its.send(bytes(ffi.buffer(ffi.new("struct agent_reply *", {"cookie": request.cookie}))))
+
+    with ours, its:
+        keeper.keep("agent", "555", ours.fileno())
+        (call,) = Journal(keeper).unfinished()[7]
+        thread = threading.Thread(target=agent)
+        thread.start()
+        reply = call.reply(60.0)
+        thread.join()
+    assert reply is not None
+    assert not reply.asked
 
 
 def test_nobody_knows_what_an_agent_did_that_is_gone(keeper: Memory) -> None:
