@@ -115,6 +115,7 @@ class Lifecycle:
         self._runtimes = Runtimes()
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(AHEAD, "ahead")
+        self._moves = cgroups.Moves()
         self._copies = Watchers(lambda record: f"{places.container(record.id)}/rootfs")
         self._procfs = Procfs(keeper=core.keeper)
         core.launch_with(partial(launch, places))
@@ -179,6 +180,7 @@ class Lifecycle:
 
     def create(self, request: Request) -> Mapping[str, Any]:
         """Prepares the root filesystem and the mounts, rewrites config.json, registers the container."""
+        self._moves.expect()
         asked = Creation.of(request.body)
         runtime = self._runtimes.choose(asked.runtime, self._host.config.runtime, self._host.config.origin)
         self._abort_unless_resumed(asked.id)
@@ -337,6 +339,7 @@ class Lifecycle:
 
     def exec(self, request: Request) -> Mapping[str, Any]:
         """Gives a further process what the container's own has: rewrites the file of --process."""
+        self._moves.expect()
         container_id, argv = requests.identifier(request.body), requests.strings(request.body, "argv")
         container = self._core.containers.get(container_id)
         if container is None or container.init_pid is None:

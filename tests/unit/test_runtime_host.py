@@ -9,7 +9,7 @@ import pytest
 from interceptor.container import IdRange
 from interceptor.errors import ConfigError, InterceptorError
 from interceptor.native.fd import Fd
-from runtime import binds, config, datadirs, mountinfo, overlay, place, requests
+from runtime import binds, cgroups, config, datadirs, mountinfo, overlay, place, requests
 from runtime.config import HostConfig, Ids
 from runtime.idrange import Ranges
 from runtime.underneath import Runtimes, find
@@ -167,6 +167,31 @@ def test_mountinfo_escapes_and_stacking() -> None:
     assert (top.id, top.root, top.fstype) == (3, "/sub", "ext4")
     assert [found.id for found in mountinfo.below(table, "/m x")] == [4]
     assert mountinfo.topmost(table, "/m") is None
+
+
+# -- cgroups -----------------------------------------------------------------------------------------------------------
+
+HIERARCHIES = """\
+31 25 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+32 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+33 25 0:28 /docker/1 /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+"""
+
+
+@pytest.mark.parametrize(
+    ("membership", "expected"),
+    [
+        ("4:cpu,cpuacct:/\n", "/sys/fs/cgroup/cpu,cpuacct/tasks"),
+        ("4:cpu,cpuacct:/a/b\n1:name=systemd:/docker/1\n", "/sys/fs/cgroup/cpu,cpuacct/a/b/tasks"),
+        ("1:name=systemd:/docker/1\n", "/sys/fs/cgroup/systemd/tasks"),
+        ("1:name=systemd:/docker/1/in\n", "/sys/fs/cgroup/systemd/in/tasks"),
+        ("1:name=systemd:/docker/10\n", None),
+        ("7:memory:/a\n0::/a\n", None),
+        ("", None),
+    ],
+)
+def test_where_a_thread_joins_the_cgroup_that_it_is_in(membership: str, expected: str | None) -> None:
+    assert cgroups.tasks(membership, mountinfo.parse(HIERARCHIES)) == expected
 
 
 # -- binds ---------------------------------------------------------------------------------------------------------------
