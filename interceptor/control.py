@@ -152,9 +152,11 @@ class Control:
             reply = encode(self._operate(name, Request(body, fds, undo, afterwards)))
         except InterceptorError as error:
             reply = encode(_refusal(str(error)))
-        connection.send(reply)
-        for step in afterwards:
-            step()
+        try:
+            connection.send(reply)
+        finally:
+            for step in afterwards:
+                step()
 
     def _operate(self, name: object, request: Request) -> dict[str, Any]:
         operation = self._operations.get(name) if isinstance(name, str) else None

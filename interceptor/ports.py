@@ -544,7 +544,7 @@ class Request:
     fds: list[int]
     on_disconnect: ExitStack = field(default_factory=ExitStack)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
-    """What is done on the operation's thread once the peer has its answer."""
+    """What is done on the operation's thread once the peer has its answer, or has gone."""
 
 
 class Kept(Protocol):

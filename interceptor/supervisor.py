@@ -250,11 +250,11 @@ class Supervisor:
             raise InterceptorError(
                 f"a runtime sent a notifier for container {state.container!r}, which is not registered"
             )
+        if self._told is not None:  # before anything else: the runtime has almost done its part
+            self._told(state.container, state.pid)
         key = f"{state.container}/{next(self._numbers)}"
         self.keeper.keep(NOTIFIER, key, fd, f"pid {state.pid}")
         self._serve(entry, key, fd)
-        if self._told is not None:
-            self._told(state.container, state.pid)
         log.info("session", container=state.container, pid=state.pid)
 
     def inherit(self) -> None:

@@ -230,8 +230,7 @@ class Lifecycle:
         if pending is not None:
             self._begin_to_give(pending, 0)[1].discard()  # also if its notifier comes only now
             pending.ahead.discard()
-            self._procfs.forget(container_id)
-            with pending.namespace:
+            with pending.namespace, self._procfs.forget(container_id):
                 pending.undo.close()
 
     # -- created ------------------------------------------------------------------------------------------------
@@ -316,7 +315,7 @@ class Lifecycle:
             found = 0  # too early, perhaps
         if found == pid:
             return given
-        self._procfs.forget(pending.record.id)
+        self._procfs.forget(pending.record.id).close()
         return self._give(pending, pid)
 
     def _give(self, pending: Pending, pid: int) -> Given:
@@ -392,7 +391,7 @@ class Lifecycle:
         container_id = requests.identifier(request.body)
         base = self._host.places.container(container_id)
         self._core.unregister(container_id)
-        self._procfs.forget(container_id)
+        request.afterwards.append(self._procfs.forget(container_id).close)
         if os.path.exists(f"{base}/{records.RECORD}"):
             record = records.load(base)
             self._copies.discard(record)

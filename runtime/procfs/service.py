@@ -214,14 +214,23 @@ class Procfs:
         served = self._served.get(container_id)
         return frozenset() if served is None else served.devices
 
-    def forget(self, container_id: str) -> None:
-        """The container is gone; its mounts answer ENOTCONN from now on, wherever somebody kept one. Idempotent."""
+    def forget(self, container_id: str) -> ExitStack:
+        """The container is gone; its mounts answer ENOTCONN from now on, wherever somebody kept one. Idempotent.
+
+        Answers what to close when nobody waits any more: as long as it is open, unmounting does not take the filesystems
+        apart, for which the kernel waits several times (deactivate_super(), bdi_unregister()).
+        """
+        held = ExitStack()
         with self._lock:
             served = self._served.pop(container_id, None)
         if served is not None:
+            for place in (*KINDS, cpus.PLACE):
+                with suppress(OSError):
+                    held.enter_context(Fd(os.open(place, os.O_PATH | os.O_CLOEXEC, dir_fd=served.directory.fileno())))
             served.mounts.close()
         for kind in KINDS:
             self._drop(f"{container_id}/{kind}")
+        return held
 
     def start(self) -> None:
         """Starts the threads, if they are to be: they stay in the mount namespace that the caller is in."""
