@@ -18,15 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 ORIGINAL = "config.json.original"
+_COMPACT = (",", ":")
 
 
 def read(path: str) -> dict[str, Any]:
     """A JSON object; ConfigError with the path for anything else."""
+    return parse(content(path), path)
+
+
+def content(path: str) -> bytes:
+    """What the file has; ConfigError with the path."""
     try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read())
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def parse(text: bytes, path: str) -> dict[str, Any]:
+    """`text`, which was read from `path`, as `read` answers it."""
+    try:
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(found, dict):
@@ -42,18 +54,22 @@ def rewrite(path: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) ->
 
 
 def replace(path: str, values: Mapping[str, Any]) -> None:
+    _replace(path, json.dumps(values, separators=_COMPACT).encode())
+
+
+def _replace(path: str, text: bytes) -> None:
     status = os.stat(path)
-    text = json.dumps(values, separators=(",", ":"))
     write(path, text, mode=status.st_mode & 0o7777, owner=(status.st_uid, status.st_gid))
 
 
-def keep(config: Mapping[str, Any], base: str) -> None:
+def keep(original: bytes, base: str) -> None:
     """Keeps the engine's configuration below the container's run directory `base`."""
-    write(f"{base}/{ORIGINAL}", json.dumps(config, separators=(",", ":")))
+    write(f"{base}/{ORIGINAL}", original)
 
 
 def restore(bundle: str, base: str) -> None:
-    """Puts it back where ours still stands; a bundle that is gone or new is left alone."""
-    with suppress(OSError, ConfigError, KeyError, TypeError):
-        if read(f"{bundle}/config.json")["root"]["path"] == f"{base}/rootfs":
-            replace(f"{bundle}/config.json", read(f"{base}/{ORIGINAL}"))
+    """Puts it back where ours still stands, by its root filesystem; a bundle that is gone or new is left alone."""
+    ours = json.dumps({"path": f"{base}/rootfs"}, separators=_COMPACT)[1:-1].encode()
+    with suppress(OSError, ConfigError):
+        if ours in content(f"{bundle}/config.json"):
+            _replace(f"{bundle}/config.json", content(f"{base}/{ORIGINAL}"))

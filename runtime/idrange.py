@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from interceptor.container import IdRange
 from interceptor.errors import ConfigError, InterceptorError
+from interceptor.native import files
 from interceptor.native.fd import Fd
 from interceptor.native.mounts import lock
 from runtime.config import UNIT, Ids
@@ -85,11 +86,7 @@ class Ranges:
     def _subordinate(self) -> Iterator[IdRange]:
         """What subuid(5) and subgid(5) promise to users of this host."""
         for name in self._foreign:
-            try:
-                text = Path(name).read_text(errors="replace")
-            except OSError:
-                continue
-            for line in text.splitlines():
+            for line in files.read(name).decode(errors="replace").splitlines():
                 _, first, size = (*line.split(":"), "", "", "")[:3]
                 if first.isdigit() and size.isdigit() and int(size):
                     yield IdRange(int(first), int(size))

@@ -91,7 +91,8 @@ def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, und
     run = os.stat(host.places.run)
     with in_mount_namespace(namespace.fileno()):
         _same_directory(host.places.run, run)
-        config = bundle.read(f"{asked.bundle}/config.json")
+        original = bundle.content(f"{asked.bundle}/config.json")
+        config = bundle.parse(original, f"{asked.bundle}/config.json")
         refuse(config)
         told = image.identify(asked.id, config, asked.bundle)
         shared = sharing.look(config["linux"].get("namespaces") or [], list(host.core.containers.values()))
@@ -114,7 +115,7 @@ def prepare(host: Host, asked: Creation, runtime: Underneath, namespace: Fd, und
         devices=devices.openable((config["linux"].get("resources") or {}).get("devices") or []),
     )  # fmt: skip
     with mapping(ids) as user_namespace, _undone_in(namespace, undo) as inside, in_mount_namespace(namespace.fileno()):
-        _Preparation(host, record, config, policy, shared, runtime, user_namespace, inside).run()
+        _Preparation(host, record, original, config, policy, shared, runtime, user_namespace, inside).run()
     return record
 
 
@@ -167,6 +168,8 @@ class _Preparation:
 
     host: Host
     record: Record
+    original: bytes
+    """The engine's config.json as it was."""
     config: Config
     policy: Policy
     shared: sharing.Shared
@@ -247,7 +250,7 @@ class _Preparation:
         )
 
     def _write(self, base: str, facts: ociconfig.Facts) -> None:
-        bundle.keep(self.config, base)
+        bundle.keep(self.original, base)
         self.undo.callback(bundle.restore, self.record.bundle, base)
         records.write(f"{base}/{records.RUNTIME}", self.record.runtime)
         self.record.save(base)

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from interceptor.native.fd import Fd
+from interceptor.native.files import text
 from runtime import capabilities
 
 _LIMITS = tuple(name for name in dir(resource) if name.startswith("RLIMIT_"))
@@ -43,17 +44,17 @@ def hard_limits() -> dict[str, int] | None:
 
 def oom_score_floor() -> int | None:
     """Our own oom_score_adj, below which what we start cannot go; None when it can."""
-    return None if may_raise_limits() else int(Path("/proc/self/oom_score_adj").read_text())
+    return None if may_raise_limits() else int(text("/proc/self/oom_score_adj"))
 
 
 def start_time(pid: int) -> int | None:
     """Clock ticks between boot and start of a process; None when there is none. With the pid it names one process."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            text = file.read(4096)
+            found = file.read(4096)
     except OSError:
         return None
-    state, *rest = text[text.rindex(b")") + 2 :].split()
+    state, *rest = found[found.rindex(b")") + 2 :].split()
     return None if state in (b"Z", b"X") else int(rest[18])
 
 

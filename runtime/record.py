@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from interceptor.container import Container, IdRange
 from interceptor.errors import InterceptorError
+from interceptor.native.fd import Fd
 from runtime.oomscore import OomScore
 from runtime.rootfs import Rootfs
 
@@ -118,11 +119,12 @@ def directories(places: Places) -> Iterator[tuple[str, str]]:
     yield from ((name, places.container(name)) for name in names)
 
 
-def write(path: str, text: str, *, mode: int = 0o600, owner: tuple[int, int] = (0, 0)) -> None:
+def write(path: str, content: str | bytes, *, mode: int = 0o600, owner: tuple[int, int] = (0, 0)) -> None:
     """Replaces a file by rename(2)."""
-    draft = path + ".new"
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode), "w") as file:
-        file.write(text)
+    draft, left = path + ".new", content.encode() if isinstance(content, str) else content
+    with Fd(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)) as file:
+        while left:
+            left = left[os.write(file.fileno(), left) :]
         os.fchmod(file.fileno(), mode)
         os.fchown(file.fileno(), *owner)
     os.replace(draft, path)
