@@ -16,7 +16,7 @@ import os
 import re
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -91,7 +91,7 @@ class AgentPool:
         self._start = start
         self._lock = threading.Lock()
         self._idle: list[_Idle] = []
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: list[_Waiter] = []
         self._busy: set[Link] = set()
         self._count = 0
         self._abandoned: list[Link] = []
@@ -149,7 +149,7 @@ class AgentPool:
                 busy.append(self.slot.link)
             self._count -= len(idle)
             self._idle.clear()
-            waiters, self._waiters = list(self._waiters), deque()
+            waiters, self._waiters = self._waiters, []
         self.contexts.close()
         for waiter in waiters:
             waiter.served.set()
@@ -271,7 +271,7 @@ class AgentPool:
             self._bury(old)
 
     def _serve(self, link: Link) -> None:
-        waiter = self._waiters.popleft()
+        waiter = self._waiters.pop(0)
         waiter.link = link
         self._busy.add(link)
         waiter.served.set()
@@ -351,7 +351,7 @@ class AgentPool:
 
     def _give_place(self) -> None:
         if self._waiters and not self._closed:
-            self._waiters.popleft().served.set()
+            self._waiters.pop(0).served.set()
         else:
             self._count -= 1
 

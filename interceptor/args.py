@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
@@ -35,6 +36,11 @@ class Arch(enum.IntEnum):
     def register_mask(self) -> int:
         """What of a register counts: the upper half of a 32-bit task's is not its own."""
         return 0xFFFF_FFFF if self is Arch.I386 else 0xFFFF_FFFF_FFFF_FFFF
+
+    @classmethod
+    def here(cls) -> Sequence[Arch]:
+        """Those that a tracee on this machine may have."""
+        return {"x86_64": (cls.X86_64, cls.I386), "aarch64": (cls.AARCH64,)}.get(os.uname().machine, tuple(cls))
 
 
 X32_SYSCALL_BIT = 0x4000_0000
@@ -265,16 +271,14 @@ class Signature:
         if not self.fields:
             nothing = make()
             return lambda _registers, _read: nothing
-        convert = [(f.register, _converter(f.kind, arch)) for f in self.fields]
+        convert = tuple(_converter(f.kind, arch) for f in self.fields)
         if not self.pointers:
-            return lambda registers, _read: make(*[value(registers[at]) for at, value in convert])
-        lengths = {f.name: (f.register, _converter(f.kind, arch)) for f in self.fields}
-        pointers = [(f.register, _wanted(f, lengths, arch), f.kind) for f in self.pointers]
-
+            return lambda registers, _read: make(*[value(r) for value, r in zip(convert, registers, strict=False)])
+        pointers = [(f.register, _wanted(f, self.fields, arch), f.kind) for f in self.pointers]
         first = [(f.register, unnamed) for f in self.fields if (unnamed := _refused_first(f.kind))]
 
         def decode(registers: Sequence[int], read: Reader) -> Any:
-            values = [value(registers[at]) for at, value in convert]
+            values = [value(r) for value, r in zip(convert, registers, strict=False)]
             try:
                 wants = [want(registers) for _, want, _ in pointers]
                 pieces = iter(read([want for want in wants if want is not None]))
@@ -316,21 +320,20 @@ def _kind(args: type[Any], name: str, hint: Any) -> Kind:
     )
 
 
+@cache
 def _converter(kind: Kind, arch: Arch) -> Callable[[int], Any]:
-    """`kind.value` for one architecture."""
+    """`kind.value` for one architecture; calls have many arguments of few kinds."""
     if isinstance(kind, String | Buffer | Address) or (isinstance(kind, Flags) and not kind.bits):
         return arch.register_mask.__and__
     return lambda register: kind.value(register, arch)
 
 
-def _wanted(
-    field: Field, lengths: Mapping[str, tuple[int, Callable[[int], int]]], arch: Arch
-) -> Callable[[Sequence[int]], Want | None]:
+def _wanted(field: Field, fields: Sequence[Field], arch: Arch) -> Callable[[Sequence[int]], Want | None]:
     """What has to be copied for one pointer; None for a NULL that is a value and for an empty buffer."""
     at, kind, width = field.register, field.kind, arch.register_mask
     if isinstance(kind, Buffer):
-        count, convert = lengths[kind.length]
         name, limit = kind.length, kind.limit
+        count, convert = next((f.register, _converter(f.kind, arch)) for f in fields if f.name == name)
 
         def buffer(registers: Sequence[int]) -> Want | None:
             length = convert(registers[count])
@@ -342,8 +345,11 @@ def _wanted(
 
         return buffer
     assert isinstance(kind, String)  # noqa: S101 - the only other kind with pointer = True
-    null, bound = kind.null, kind.limit
+    return _wanted_string(at, kind.null, kind.limit, width)
 
+
+@cache
+def _wanted_string(at: int, null: bool, bound: int, width: int) -> Callable[[Sequence[int]], Want | None]:
     def string(registers: Sequence[int]) -> Want | None:
         address = registers[at] & width
         return None if null and not address else (address, bound, True)

@@ -41,7 +41,7 @@ from interceptor.tracee import Home, Pinned, pin
 from interceptor.verdict import AddFd, Continue, Fail, Return, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from interceptor.container import Container
     from interceptor.native.journal import Unfinished
@@ -370,11 +370,11 @@ class Routes:
     plan: Plan
 
 
-def routes_of(rows: Mapping[str, Syscall], policy: Policy) -> Routes:
+def routes_of(rows: Mapping[str, Syscall], policy: Policy, arches: Iterable[Arch] = Arch) -> Routes:
     """Takes a millisecond."""
     known = {
         key_of(arch, number): _route(row, policy, arch)
-        for arch in Arch
+        for arch in arches
         for row in rows.values()
         if (number := row.number(arch)) is not None
     }

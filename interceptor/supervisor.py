@@ -223,8 +223,9 @@ class Supervisor:
         """Once per policy; shared by its containers."""
         with self._lock:
             if policy.name not in self._compiled:
-                rows = {arch: table(self.rows, policy, arch) + shortcut.rows(self.rows, policy, arch) for arch in Arch}
-                self._compiled[policy.name] = Compiled(Table(rows), routes_of(self.rows, policy))
+                arches = Arch.here()
+                rows = {arch: table(self.rows, policy, arch) + shortcut.rows(self.rows, policy, arch) for arch in arches}
+                self._compiled[policy.name] = Compiled(Table(rows), routes_of(self.rows, policy, arches))
             return self._compiled[policy.name]
 
     def launch_with(self, launcher: Launcher) -> None:

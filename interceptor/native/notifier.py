@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -89,11 +88,12 @@ class Table:
     """A compiled decision table: immutable, shared by the sessions of one policy."""
 
     def __init__(self, rows: Mapping[Arch, Sequence[TableRow]]) -> None:
-        self.rows = tuple((arch, row) for arch, of_arch in rows.items() for row in of_arch)
-        self.numbers = range(first := block(len(self.rows)), first + len(self.rows))
+        numbered = [(arch, row) for arch, of_arch in rows.items() for row in of_arch]
+        self._rules = tuple(row.rule for _, row in numbered)
+        self.numbers = range(first := block(len(numbered)), first + len(numbered))
         """What hits call its rows."""
-        self.c = ffi.new("struct ic_table *", {"length": len(self.rows), "row": len(self.rows)})
-        for number, (arch, row) in enumerate(self.rows):
+        self.c = ffi.new("struct ic_table *", {"length": len(numbered), "row": len(numbered)})
+        for number, (arch, row) in enumerate(numbered):
             self._fill(number, arch, row)
 
     def _fill(self, number: int, arch: Arch, row: TableRow) -> None:
@@ -112,7 +112,7 @@ class Table:
 
     def rule(self, number: int) -> str:
         """``file:line`` of the row with that number."""
-        return self.rows[number - self.numbers.start][1].rule
+        return self._rules[number - self.numbers.start]
 
 
 class Pace:
@@ -149,7 +149,7 @@ class Notifier:
         self._looks: list[Looks] = []
         self._lock = Lock()
         self._taken = 0
-        self._collected: deque[_Collected] = deque()
+        self._collected: list[_Collected] = []
         self._lost = 0
         self.fd = fd
         self.sync_wake_up = lib.ic_set_sync_wake_up(fd) == 0
@@ -217,13 +217,13 @@ class Notifier:
             self._taken = count
             lib.ic_session_taken(c, count, text_count)
             while len(self._collected) > UNREAD:
-                self._lost += len(self._collected.popleft().hits) // size
+                self._lost += len(self._collected.pop(0).hits) // size
 
     def hits(self) -> tuple[list[Hit], int]:
         """What was answered without ceremony since the last call, oldest first, and how many were lost before them."""
         self.collect()
         with self._lock:
-            collected, self._collected = list(self._collected), deque()
+            collected, self._collected = self._collected, []
             lost, self._lost = self._lost, 0
         return [self._hit(c, part.text) for part in collected for c in _each(part.hits)], lost
 
