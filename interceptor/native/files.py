@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_BYTES: Final = 1 << 16
+_BYTES: Final = 1 << 14
+"""For one read(2): few files have more to give at a time."""
 _MOST: Final = 1 << 22
 """Nothing that is read this way is nearly as long."""
 
@@ -34,11 +31,10 @@ def _whole(path: str) -> bytes:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        found = more = os.read(fd, _BYTES)
-        while more and len(found) < _MOST:
-            more = os.read(fd, _BYTES)
-            found += more
-        return found
+        parts, size = [os.read(fd, _BYTES)], 0
+        while parts[-1] and (size := size + len(parts[-1])) < _MOST:
+            parts.append(os.read(fd, _BYTES))
+        return b"".join(parts)
     finally:
         os.close(fd)
 
@@ -52,7 +48,7 @@ _lock = threading.Lock()
 
 
 def read_kept(path: str) -> bytes:
-    """The same, of a file of a cgroup that shows one record, not a list: below a directory of `kept_open` its descriptor stays
+    """The same, of a file of a cgroup that shows one record, not a list: below a directory of `keep_open` its descriptor stays
     open, for to open it takes longer than to read it. Of a cgroup that was removed it reads ENODEV; there may be another of
     that name.
     """
@@ -86,16 +82,16 @@ def _keep_or_close(path: str, fd: int) -> None:
         os.close(_kept.pop(next(iter(_kept))))
 
 
-@contextmanager
-def kept_open(directory: str) -> Iterator[None]:
-    """Until the end of the block, `read_kept` keeps files below it open; whoever still reads there afterwards leaves none."""
+def keep_open(directory: str) -> None:
+    """From now on `read_kept` keeps files below it open."""
+    with _lock:
+        _keeping.append(f"{directory}/")
+
+
+def close_kept(directory: str) -> None:
+    """Ends what `keep_open` began: whoever still reads there afterwards leaves none open."""
     prefix = f"{directory}/"
     with _lock:
-        _keeping.append(prefix)
-    try:
-        yield
-    finally:
-        with _lock:
-            _keeping.remove(prefix)
-            for path in [path for path in _kept if path.startswith(prefix)]:
-                os.close(_kept.pop(path))
+        _keeping.remove(prefix)
+        for path in [path for path in _kept if path.startswith(prefix)]:
+            os.close(_kept.pop(path))

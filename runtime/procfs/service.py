@@ -21,7 +21,7 @@ from interceptor.container import DeviceNumber
 from interceptor.errors import InterceptorError
 from interceptor.native import fuse, mounts
 from interceptor.native.fd import Fd
-from interceptor.native.files import kept_open, text
+from interceptor.native.files import close_kept, keep_open, text
 from interceptor.native.namespaces import in_mount_namespace
 from interceptor.ports import Leaves, Namespace
 from runtime import mountinfo
@@ -79,7 +79,6 @@ class Served:
     leaves: Sequence[Leaf]
     hidden: Sequence[tuple[str, str]]
     """(path, its place): what is empty."""
-    mounts: ExitStack
     devices: frozenset[DeviceNumber] = frozenset()
     """The filesystems that its leaves are files of."""
     cpus: cpus.Directories | None = None
@@ -89,6 +88,14 @@ class Served:
     """Views of inner containers: their cgroups → number."""
     chains: dict[int, dict[str, list[str]]] = field(default_factory=dict)
     """Of each such view its cgroups and theirs above, by controller, as paths of the engine's mount namespace."""
+
+    def close(self) -> None:
+        """Its mounts answer ENOTCONN from now on."""
+        self.computing.close()
+        self.remembering.close()
+        close_kept(_reach(self, ""))
+        for held in (self.directory, self.root, self.namespace):
+            held.close()
 
 
 @dataclass(slots=True)
@@ -227,7 +234,7 @@ class Procfs:
             for place in (*KINDS, cpus.PLACE):
                 with suppress(OSError):
                     held.enter_context(Fd(os.open(place, os.O_PATH | os.O_CLOEXEC, dir_fd=served.directory.fileno())))
-            served.mounts.close()
+            served.close()
         for kind in KINDS:
             self._drop(f"{container_id}/{kind}")
         return held
@@ -254,7 +261,6 @@ class Procfs:
         table = text("/proc/thread-self/mountinfo")
         namespace = stack.enter_context(Fd(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)))
         root = stack.enter_context(Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
-        stack.enter_context(kept_open(f"/proc/self/fd/{root.fileno()}"))
         view = View({}, name=record.id)
         computed, remembered = files.Computed(), files.Remembered(f"{base}/{WRITTEN}", view, record.sysctls)
         top = f"{base}/{DIRECTORY}"
@@ -273,10 +279,14 @@ class Procfs:
             _write_constants(top, self._of("file"), view, owner)
         directory = stack.enter_context(Fd(os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
         hidden = [(path, _EMPTY[os.path.isdir(path)]) for path in record.hidden if os.path.exists(path)]
-        return Served(
+        stack.pop_all()
+        served = Served(
             view, computed, remembered, opened, directory, namespace, root, mountinfo.of_cgroups(table), made["read"],
-            made["write"], self._table, hidden, undo.enter_context(stack.pop_all()),
+            made["write"], self._table, hidden,
         )  # fmt: skip
+        keep_open(_reach(served, ""))
+        undo.callback(served.close)
+        return served
 
     def _show_inner_again(self, served: Served) -> None:
         """The views of inner containers that an earlier supervisor made, under their numbers and with their inodes."""

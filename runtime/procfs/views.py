@@ -25,7 +25,8 @@ def cgroups(membership: str, table: Iterable[Mount], root: str) -> Mapping[str, 
     `root` ("" for the supervisor's own).
     """
     found = resources.directories(membership, table)
-    return {name: tuple(root + directory for directory in chain) for name, chain in found.items()}
+    reached = {chain: tuple(root + directory for directory in chain) for chain in found.values()}
+    return {name: reached[chain] for name, chain in found.items()}
 
 
 def inner(cgroups_of: Mapping[str, tuple[str, ...]], outer: View) -> View:
