@@ -36,7 +36,7 @@ from interceptor.listener import ProcessState
 from interceptor.listener import serve as serve_listener
 from interceptor.listener import serve_one as serve_connection
 from interceptor.log import configure
-from interceptor.native import reserve, sockets
+from interceptor.native import sockets
 from interceptor.native.agentlink import Link
 from interceptor.native.journal import Journal
 from interceptor.native.keeper import Keeper
@@ -610,7 +610,6 @@ def main(arguments: argparse.Namespace) -> int:
     keeper = Keeper(arguments.keeper_fd)
     os.umask(0o022)
     threading.stack_size(STACK_SIZE)
-    reserve.one_heap()
     policies = _policies(directory, keeper)
     supervisor = Supervisor(directory, policies, keeper, poll_first=not receive_returns())
     idle = arguments.idle if arguments.spawned else None

@@ -44,6 +44,7 @@
 #define SETTLED_MS 500      /* who served for so long did not fail at start */
 #define LOCK_MS 10000       /* for the keeper before us to end */
 #define TRIAL_MS 3000       /* for a new program to serve */
+#define MALLOC "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0" /* its many threads share one heap, and keep nothing back */
 
 struct held {
 	char *name; /* kind NUL key NUL note NUL */
@@ -260,6 +261,7 @@ _Noreturn static void become_supervisor(const char *program, int link)
 	}
 	fcntl(link, F_SETFD, 0);
 	clean_environment();
+	setenv("GLIBC_TUNABLES", MALLOC, 0);
 	reset_signals();
 	execv(program, (char **)argv);
 	dprintf(2, "%s: %s\n", program, strerror(errno));

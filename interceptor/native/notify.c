@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <malloc.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -52,11 +51,6 @@ void *ic_reserve(uint64_t size)
 void ic_release(void *memory, uint64_t size)
 {
 	munmap(memory, size);
-}
-
-void ic_one_heap(void)
-{
-	mallopt(M_ARENA_MAX, 1);
 }
 
 int ic_set_sync_wake_up(int notifier)

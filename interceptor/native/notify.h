@@ -133,10 +133,6 @@ struct ic_session {
 /* Zeroed memory that costs nothing until it is touched: most sessions answer little. Null when there is none. */
 void *ic_reserve(uint64_t size);
 void ic_release(void *memory, uint64_t size);
-/* malloc(3) has one heap for all threads from now on, instead of one for each of the first threads: a session's needs little of
- * its own. Before any thread is started.
- */
-void ic_one_heap(void);
 
 int ic_set_sync_wake_up(int notifier);
 void ic_session_table(struct ic_session *session, struct ic_table *table);

@@ -22,8 +22,3 @@ class Reserved:
             raise MemoryError(f"{size} bytes for {kind}")
         self._memory = ffi.gc(memory, lambda old: lib.ic_release(old, size), size)
         self.pointer: Any = ffi.cast(kind, self._memory)
-
-
-def one_heap() -> None:
-    """malloc(3) has one heap for all threads. Before any is started."""
-    lib.ic_one_heap()
