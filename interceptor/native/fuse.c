@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,8 @@
 #define NOTIFY_RESEND 7              /* linux/fuse.h from 6.9 on: FUSE_NOTIFY_RESEND */
 #define OWED_NS (SECOND / 25)        /* how long at most who then read the beginning of a text may come back for its rest */
 #define ERRNO_END 512                /* ERESTARTSYS and above are the kernel's own */
+#define WATCHES_MAX 32               /* of one mount */
+#define WATCH (1ull << 63)           /* marks an event of one */
 #define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
 #define NUMBERS_NS 10000             /* on the average, open files and snapshots are not numbered faster */
 
@@ -45,10 +48,18 @@ struct waiting {
 	uint32_t node;
 };
 
+/* What an open file's poll(2) waits for: see fuse.h. */
+struct watch {
+	uint64_t fh, kh;             /* the kernel's name for who waits; 0: nobody has yet */
+	uint32_t node;
+	int fd, happened, broken;
+};
+
 struct mount {
 	uint64_t name;
 	int fd, direct, used;
-	uint32_t uid, gid, generation, node_count, waiting_count;
+	uint32_t uid, gid, generation, node_count, waiting_count, watch_count;
+	struct watch *watches;
 	struct node **nodes;
 	struct waiting *waiting;
 	struct ic_handles handles;   /* of those that are read whole */
@@ -95,14 +106,14 @@ static void refuse(const struct mount *mount, const struct fuse_in_header *in, i
 /* ---- files ------------------------------------------------------------------------------------------------------------ */
 
 /* What the two kinds of a direct mount are: see fuse.h. */
-static int is_written(const struct mount *mount, const struct node *node)
-{
-	return mount->direct && node->mode & 0222;
-}
-
 static int is_whole(const struct mount *mount, const struct node *node)
 {
-	return mount->direct && !(node->mode & 0222);
+	return mount->direct && (!(node->mode & 0222) || node->mode & IC_FUSE_WATCHED);
+}
+
+static int is_written(const struct mount *mount, const struct node *node)
+{
+	return mount->direct && !is_whole(mount, node);
 }
 
 /* ---- snapshots -------------------------------------------------------------------------------------------------------- */
@@ -225,7 +236,7 @@ static void attributes(const struct mount *mount, uint32_t id, struct fuse_attr 
 	attr->gid = mount->gid;
 	attr->blksize = BLOCK;
 	attr->nlink = node ? 1 : 2;
-	attr->mode = node ? S_IFREG | node->mode : S_IFDIR | 0555;
+	attr->mode = node ? S_IFREG | (node->mode & 0777) : S_IFDIR | 0555;
 	if (!node)
 		return;
 	attr->size = node->text ? node->text->size : 0;
@@ -320,7 +331,7 @@ static void lookup(const struct mount *mount, const struct fuse_in_header *in, c
 	answer(mount, in->unique, 0, &out, sizeof out);
 }
 
-/* ---- reading and writing ---------------------------------------------------------------------------------------------- */
+/* ---- reading ---------------------------------------------------------------------------------------------------------- */
 
 static void send_text(const struct mount *mount, const struct fuse_in_header *in, const struct fuse_read_in *read,
 		      const struct ic_text *text)
@@ -384,6 +395,114 @@ static void read_file(struct ic_fuse_server *server, struct mount *mount, const 
 		read_by_pages(mount, in, read, handle, node->text);
 }
 
+/* ---- what poll(2) waits for ------------------------------------------------------------------------------------------- */
+
+static struct watch *watch_of(const struct mount *mount, uint64_t fh)
+{
+	uint32_t i;
+
+	for (i = 0; fh && i < mount->watch_count; i++)
+		if (mount->watches[i].fh == fh)
+			return &mount->watches[i];
+	return 0;
+}
+
+/* Takes over `fd`. 0, or a negative errno. */
+static int32_t watch(struct ic_fuse_server *server, struct mount *mount, uint32_t node, uint64_t fh, uint64_t kh, int fd)
+{
+	struct epoll_event event = {.events = EPOLLPRI | EPOLLET, .data.u64 = WATCH | (uint32_t)fd};
+	int32_t error = 0;
+
+	if (!mount->watches)
+		mount->watches = calloc(WATCHES_MAX, sizeof *mount->watches);
+	if (!mount->watches || !fh || mount->watch_count == WATCHES_MAX)
+		error = -ENOMEM;
+	else if (watch_of(mount, fh))
+		error = -EBUSY; /* psi_write() */
+	else if (epoll_ctl(server->epoll, EPOLL_CTL_ADD, fd, &event))
+		error = -errno;
+	if (error)
+		close(fd);
+	else
+		mount->watches[mount->watch_count++] = (struct watch){.fh = fh, .kh = kh, .node = node, .fd = fd};
+	return error;
+}
+
+static int32_t watch_new(struct ic_fuse_server *server, struct mount *mount, uint32_t node, uint64_t fh, int fd)
+{
+	int32_t error = watch(server, mount, node, fh, 0, fd);
+
+	if (!error)
+		server->ask.watched(mount->name, node, fh, 0, fd);
+	return error;
+}
+
+static void unwatch(struct ic_fuse_server *server, struct mount *mount, struct watch *watch)
+{
+	if (!watch->broken)
+		epoll_ctl(server->epoll, EPOLL_CTL_DEL, watch->fd, 0);
+	close(watch->fd);
+	*watch = mount->watches[--mount->watch_count];
+}
+
+/* Who waits polls again, and hears then what has happened. */
+static void wake(const struct mount *mount, const struct watch *watch)
+{
+	struct fuse_notify_poll_wakeup_out who = {watch->kh};
+	struct fuse_out_header header = {.len = sizeof header + sizeof who, .error = FUSE_NOTIFY_POLL};
+	struct iovec parts[2] = {{&header, sizeof header}, {&who, sizeof who}};
+	ssize_t written = watch->kh ? writev(mount->fd, parts, 2) : 0;
+
+	(void)written;
+}
+
+static void watch_event(struct ic_fuse_server *server, int fd, uint32_t events)
+{
+	uint32_t m, i;
+
+	for (m = 0; m < server->mount_count; m++)
+		for (i = 0; i < server->mounts[m].watch_count; i++) {
+			struct watch *watch = &server->mounts[m].watches[i];
+
+			if (watch->fd != fd || watch->broken)
+				continue;
+			if (events & EPOLLERR) { /* it will never be otherwise: its cgroup is gone */
+				watch->broken = 1;
+				epoll_ctl(server->epoll, EPOLL_CTL_DEL, fd, 0);
+			}
+			watch->happened = 1;
+			wake(&server->mounts[m], watch);
+		}
+}
+
+/* As psi_trigger_poll() in kernel/sched/psi.c; of all other files as of those without a poll method. */
+static void poll_file(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
+		      const struct fuse_poll_in *poll)
+{
+	struct fuse_poll_out out = {.revents = POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM};
+	const struct node *node = find(mount, in->nodeid);
+	struct watch *watch = watch_of(mount, poll->fh);
+
+	if (!mount->direct) {
+		refuse(mount, in, ENOSYS); /* from now on poll(2) does not ask */
+		return;
+	}
+	if (node && node->mode & IC_FUSE_WATCHED && (!watch || watch->broken))
+		out.revents |= POLLERR | POLLPRI;
+	else if (watch && watch->happened)
+		out.revents |= POLLPRI;
+	if (watch) {
+		watch->happened = 0;
+		if (poll->flags & FUSE_POLL_SCHEDULE_NOTIFY && watch->kh != poll->kh) {
+			watch->kh = poll->kh;
+			server->ask.watched(mount->name, watch->node, watch->fh, watch->kh, watch->fd);
+		}
+	}
+	answer(mount, in->unique, 0, &out, sizeof out);
+}
+
+/* ---- writing, opening ------------------------------------------------------------------------------------------------- */
+
 /* A write elsewhere than at the start changes nothing and succeeds, as sysctl_writes_strict has it for numbers
  * (proc_first_pos_non_zero_ignore() in kernel/sysctl.c); what is appended to a file of procfs is written at its start, for
  * its size is 0 there. */
@@ -403,8 +522,12 @@ static void write_file(struct ic_fuse_server *server, struct mount *mount, const
 		refuse(mount, in, EINVAL);
 		return;
 	}
-	if (!write->offset || write->flags & O_APPEND)
+	if (watch_of(mount, write->fh))
+		error = -EBUSY; /* psi_write() */
+	else if (!write->offset || write->flags & O_APPEND)
 		error = server->ask.written(mount->name, (uint32_t)in->nodeid, data, write->size, in->pid, in->uid);
+	if (error > 0)
+		error = watch_new(server, mount, (uint32_t)in->nodeid, write->fh, error);
 	touch(node); /* the kernel has what was written in the page cache: not what it became */
 	if (error)
 		refuse(mount, in, -(int64_t)error);
@@ -442,10 +565,16 @@ static void open_file(struct mount *mount, const struct fuse_in_header *in)
 	answer(mount, in->unique, 0, &out, sizeof out);
 }
 
-static void release(struct mount *mount, const struct fuse_in_header *in, const struct fuse_release_in *file)
+static void release(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
+		    const struct fuse_release_in *file)
 {
 	struct ic_handle *handle = ic_handle(&mount->handles, file->fh);
+	struct watch *watch = watch_of(mount, file->fh);
 
+	if (watch) {
+		server->ask.watched(mount->name, watch->node, watch->fh, watch->kh, -1);
+		unwatch(server, mount, watch);
+	}
 	if (handle)
 		ic_handle_close(&mount->handles, handle);
 	refuse(mount, in, 0);
@@ -484,6 +613,7 @@ static size_t least(uint32_t opcode)
 	case FUSE_WRITE: return sizeof(struct fuse_write_in);
 	case FUSE_SETATTR: return sizeof(struct fuse_setattr_in);
 	case FUSE_RELEASE: return sizeof(struct fuse_release_in);
+	case FUSE_POLL: return sizeof(struct fuse_poll_in);
 	default: return 0;
 	}
 }
@@ -502,7 +632,8 @@ static void dispatch(struct ic_fuse_server *server, struct mount *mount, const s
 	case FUSE_READ: read_file(server, mount, in, body); break;
 	case FUSE_WRITE: write_file(server, mount, in, body, size - sizeof(struct fuse_write_in)); break;
 	case FUSE_STATFS: answer(mount, in->unique, 0, &empty, sizeof empty); break;
-	case FUSE_RELEASE: release(mount, in, body); break;
+	case FUSE_RELEASE: release(server, mount, in, body); break;
+	case FUSE_POLL: poll_file(server, mount, in, body); break;
 	case FUSE_READDIR:
 	case FUSE_RELEASEDIR: refuse(mount, in, 0); break;
 	case FUSE_IOCTL: refuse(mount, in, ENOTTY); break;
@@ -579,7 +710,10 @@ int ic_fuse_serve(struct ic_fuse_server *server)
 			if (events[i].data.u64 == STOP)
 				return 0;
 			pthread_mutex_lock(&server->lock);
-			serve_event(server, events[i].data.u64);
+			if (events[i].data.u64 & WATCH)
+				watch_event(server, (int)(uint32_t)events[i].data.u64, events[i].events);
+			else
+				serve_event(server, events[i].data.u64);
 			pthread_mutex_unlock(&server->lock);
 		}
 		pthread_mutex_lock(&server->lock);
@@ -688,6 +822,9 @@ static void empty(struct ic_fuse_server *server, struct mount *mount)
 
 	epoll_ctl(server->epoll, EPOLL_CTL_DEL, mount->fd, 0);
 	close(mount->fd);
+	while (mount->watch_count)
+		unwatch(server, mount, mount->watches);
+	free(mount->watches);
 	for (id = FIRST_NODE; id < mount->node_count; id++) {
 		struct node *node = mount->nodes[id];
 
@@ -750,7 +887,7 @@ static int put(struct mount *mount, uint32_t id, const char *name, uint32_t mode
 	if (!mount->nodes[id])
 		return -ENOMEM;
 	strcpy(mount->nodes[id]->name, name);
-	mount->nodes[id]->mode = mode & 0777;
+	mount->nodes[id]->mode = mode & (0777 | IC_FUSE_WATCHED);
 	return 0;
 }
 
@@ -760,6 +897,20 @@ int ic_fuse_file(struct ic_fuse_server *server, uint64_t mount, uint32_t node, c
 
 	pthread_mutex_lock(&server->lock);
 	error = put(named(server, mount), node, name, mode);
+	pthread_mutex_unlock(&server->lock);
+	return error;
+}
+
+int ic_fuse_watch(struct ic_fuse_server *server, uint64_t name, uint32_t node, uint64_t fh, uint64_t kh, int fd)
+{
+	struct mount *mount;
+	int error;
+
+	pthread_mutex_lock(&server->lock);
+	mount = named(server, name);
+	error = mount ? watch(server, mount, node, fh, kh, fd) : -ENOENT;
+	if (!mount)
+		close(fd);
 	pthread_mutex_unlock(&server->lock);
 	return error;
 }

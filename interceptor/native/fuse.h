@@ -22,6 +22,9 @@
  * such a file by pages still (filemap_splice_read()), which all who use them share: what several of them send at the same time
  * may be mixed.
  *
+ * Of an IC_FUSE_WATCHED file, each open file may wait for something, as with the kernel's /proc/pressure: what it wrote decides for
+ * what. poll(2) of all files of a direct mount comes here.
+ *
  * The peer is the kernel, but nothing that it sends is believed to be well formed: it passes on what hostile programs ask for.
  * Source: fuse(4), linux/fuse.h; Linux fs/fuse/file.c fuse_cache_read_iter(), fs/fuse/inode.c fuse_change_attributes().
  */
@@ -33,6 +36,7 @@
 
 #define IC_FUSE_NAME_MAX 120
 #define IC_FUSE_WRITE_MAX 4096
+#define IC_FUSE_WATCHED 0x10000  /* of a file's mode: it is read whole, and what is written says what poll(2) is to wait for */
 #define IC_FUSE_REQUEST 65536   /* bytes of the largest request that we accept: a write of a few pages and its headers */
 
 /* What the server asks for. Called with the server locked, one at a time; may not call back into it. */
@@ -40,8 +44,11 @@ struct ic_fuse_ask {
 	/* The content of `node`, at most `size` bytes of it into `buffer`: its whole length, or a negative errno. When that is
 	 * more than `size`, it is asked again at once, and must answer the same. */
 	int64_t (*content)(uint64_t mount, uint32_t node, char *buffer, uint32_t size);
-	/* `size` bytes were written to `node` by thread `tid` (host's number) with file-system id `uid`: 0, or a negative errno. */
+	/* `size` bytes were written to `node` by thread `tid` (host's number) with file-system id `uid`: 0, or a negative errno, or,
+	 * for IC_FUSE_WATCHED, a descriptor, which is taken over: when it has POLLPRI, so has the open file that was written to. */
 	int32_t (*written)(uint64_t mount, uint32_t node, const char *data, uint32_t size, uint32_t tid, uint32_t uid);
+	/* `fd` is watched for open file `fh`; -1: not any more. Who keeps it can give it to a later server: ic_fuse_watch(). */
+	void (*watched)(uint64_t mount, uint32_t node, uint64_t fh, uint64_t kh, int fd);
 };
 
 struct ic_fuse_server;
@@ -68,6 +75,9 @@ void ic_fuse_remove(struct ic_fuse_server *server, uint64_t mount);
 
 /* A file of `mount`: `node` is its inode number, from 2 on. 0, or a negative errno. */
 int ic_fuse_file(struct ic_fuse_server *server, uint64_t mount, uint32_t node, const char *name, uint32_t mode);
+
+/* `fd` is watched as before, by an open file of an inherited mount; it is taken over. 0, or a negative errno. */
+int ic_fuse_watch(struct ic_fuse_server *server, uint64_t mount, uint32_t node, uint64_t fh, uint64_t kh, int fd);
 
 /* Requests answered so far, of all mounts. */
 uint64_t ic_fuse_requests(const struct ic_fuse_server *server);

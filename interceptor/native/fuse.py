@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from interceptor.errors import InterceptorError
@@ -24,6 +25,10 @@ VALID_NS = 10_000_000
 """How long a snapshot is shown. With the kernel's rounding to its clock tick nobody sees one older than 20 ms."""
 KEPT = "fuse"
 """The kind under which a keeper holds the device of a mount."""
+WATCHES = "watch"
+"""The kind under which it holds what poll(2) of an open file waits for."""
+WATCHED: int = lib.IC_FUSE_WATCHED
+"""Of a file's mode: what is written to it says what poll(2) is to wait for (fuse.h)."""
 FIRST_NODE = 2
 """Inode numbers of files begin here; 1 is the directory."""
 
@@ -34,15 +39,20 @@ class Source(Protocol):
     def content(self, node: int) -> bytes:
         """The whole content; OSError's errno for readers that have no older one."""
 
-    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> None:
-        """Somebody wrote `data` (`tid`, `uid`: host's numbers). OSError's errno goes to the writer."""
+    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> Fd | None:
+        """Somebody wrote `data` (`tid`, `uid`: host's numbers). OSError's errno goes to the writer. For a file that is WATCHED,
+        the answer is what has POLLPRI when the open file is to have it.
+        """
 
 
 class Server:
     """All mounts of one process. Methods may be called on any thread, except from a Source."""
 
     def __init__(self, valid_ns: int = VALID_NS) -> None:
-        ask = ffi.new("struct ic_fuse_ask *", {"content": lib.ic_python_content, "written": lib.ic_python_written})
+        ask = ffi.new(
+            "struct ic_fuse_ask *",
+            {"content": lib.ic_python_content, "written": lib.ic_python_written, "watched": lib.ic_python_watched},
+        )
         self._server: Any = lib.ic_fuse_server(ask, valid_ns)
         if self._server == ffi.NULL:
             raise InterceptorError(f"the FUSE server cannot start: {os.strerror(ffi.errno)}")
@@ -74,7 +84,7 @@ class Server:
             ]  # fmt: skip
             attributes = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
             tree = mounts.fresh("fuse", options, attributes=attributes | (0 if direct else mounts.MOUNT_ATTR_RDONLY))
-            number = _register(source)
+            number = _register(source, kept)
             _check(lib.ic_fuse_add(self._server, number, device.fileno(), direct, *owner), f"serving {name}")
             if kept is not None:
                 kept[0].keep(KEPT, kept[1], device.fileno())
@@ -86,7 +96,7 @@ class Server:
         self, source: Source, fd: int, *, owner: tuple[int, int], direct: bool, kept: tuple[Keeper, str]
     ) -> Mount:
         """A mount that an earlier process served by `fd`, which is taken over. Nothing is served before `Mount.begin`."""
-        number = _register(source)
+        number = _register(source, kept)
         with Fd(fd) as device:
             _check(lib.ic_fuse_inherit(self._server, number, device.fileno(), direct, *owner), f"serving {kept[1]}")
             device.take()
@@ -107,11 +117,15 @@ class Server:
         """Ends one mount; idempotent."""
         lib.ic_fuse_remove(self._server, number)
         _sources.pop(number, None)
+        _keepings.pop(number, None)
         self._names.discard(number)
 
     def add(self, number: int, files: Iterable[tuple[int, str, int]]) -> None:
         for node, name, mode in files:
             _check(lib.ic_fuse_file(self._server, number, node, name.encode(), mode), f"file {name}")
+
+    def watch(self, number: int, node: int, fh: int, kh: int, fd: int) -> None:
+        _check(lib.ic_fuse_watch(self._server, number, node, fh, kh, fd), "watching for an open file")
 
 
 class Mount:
@@ -133,27 +147,52 @@ class Mount:
         """
         self._server.add(self._number, files)
 
+    def watch_again(self, key: str, fd: int) -> None:
+        """Goes on with what an earlier process kept as `key` of an inherited mount; `fd` is taken over. A key of another mount
+        is none of ours: ValueError.
+        """
+        prefix, *numbers = key.rsplit("/", 3)
+        keeping = _keepings[self._number]
+        if prefix != keeping.key:
+            raise ValueError(key)
+        node, fh, kh = map(int, numbers)
+        keeping.watches[fh] = key
+        self._server.watch(self._number, node, fh, kh, fd)
+
     def close(self) -> None:
         """Ends the connection: what is still mounted somewhere answers ENOTCONN. Idempotent."""
         if self.tree is not None:
             self.tree.close()
         if self._kept is not None:
             self._kept[0].drop(KEPT, self._kept[1])
+            for key in _keepings[self._number].watches.values() if self._number in _keepings else ():
+                self._kept[0].drop(WATCHES, key)
         self._server.remove(self._number)
 
 
+@dataclass(slots=True)
+class _Keeping:
+    keeper: Keeper
+    key: str
+    watches: dict[int, str] = field(default_factory=dict)
+    """Open files that wait for something → the key under which that is kept."""
+
+
 _sources: dict[int, Source] = {}
+_keepings: dict[int, _Keeping] = {}
 _last = 0
 _pending: dict[int, bytes] = {}
 """What did not fit into the buffer and is asked for again at once (fuse.h)."""
 _lock = threading.Lock()
 
 
-def _register(source: Source) -> int:
+def _register(source: Source, kept: tuple[Keeper, str] | None) -> int:
     global _last  # noqa: PLW0603 - C knows a mount by a number; an address could come again
     with _lock:
         _last += 1
         _sources[_last] = source
+        if kept is not None:
+            _keepings[_last] = _Keeping(*kept)
         return _last
 
 
@@ -175,12 +214,25 @@ def ic_python_content(mount: int, node: int, buffer: Any, size: int) -> int:
 @ffi.def_extern(error=-errno.EIO)  # type: ignore[untyped-decorator]
 def ic_python_written(mount: int, node: int, data: Any, size: int, tid: int, uid: int) -> int:
     try:
-        _sources[mount].written(node, bytes(ffi.buffer(data, size)), tid=tid, uid=uid)
+        watched = _sources[mount].written(node, bytes(ffi.buffer(data, size)), tid=tid, uid=uid)
     except KeyError:
         return -errno.ENOENT
     except OSError as error:
         return _negative(error)
-    return 0
+    return watched.take() if watched is not None else 0
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def ic_python_watched(mount: int, node: int, fh: int, kh: int, fd: int) -> None:
+    keeping = _keepings.get(mount)
+    if keeping is None:
+        return
+    before = keeping.watches.pop(fh, None)
+    if before is not None:
+        keeping.keeper.drop(WATCHES, before)
+    if fd >= 0:
+        key = keeping.watches[fh] = f"{keeping.key}/{node}/{fh}/{kh}"
+        keeping.keeper.keep(WATCHES, key, fd)
 
 
 def _negative(error: OSError) -> int:

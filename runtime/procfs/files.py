@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from interceptor.native.fuse import FIRST_NODE
+from interceptor.native.fuse import FIRST_NODE, WATCHED
 from runtime import record as records
 from runtime.procfs import ceilings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from interceptor.native.fd import Fd
     from runtime.procfs.leaf import Leaf, View
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,8 @@ class Computed:
         self._views[number] = view
         rows = []
         for leaf in () if known else leaves:
-            rows.append((leaf, (FIRST_NODE + len(self._nodes), name(number, leaf), leaf.mode)))
+            mode = leaf.mode | (WATCHED if leaf.watch is not None else 0)
+            rows.append((leaf, (FIRST_NODE + len(self._nodes), name(number, leaf), mode)))
             self._nodes.append((leaf, number))
         return rows
 
@@ -70,8 +72,11 @@ class Computed:
                 log.warning("a leaf cannot be computed; it keeps its last content", leaf=leaf.path, error=str(error))
             raise error if isinstance(error, OSError) else OSError(str(error)) from error
 
-    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> None:
-        raise OSError(errno.EROFS, f"thread {tid} of uid {uid} wrote {len(data)} bytes to read-only inode {node}")
+    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> Fd:
+        leaf, number = self._nodes[node - FIRST_NODE]
+        if leaf.watch is None:
+            raise OSError(errno.EROFS, f"thread {tid} of uid {uid} wrote {len(data)} bytes to read-only inode {node}")
+        return leaf.watch(self._views[number], data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +153,11 @@ class Opened:
             return self._remembered.content(node)
         return self._computed.content(node - self._count)
 
-    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> None:
-        self._remembered.written(node, data, tid=tid, uid=uid)
+    def written(self, node: int, data: bytes, *, tid: int, uid: int) -> Fd | None:
+        if node < FIRST_NODE + self._count:
+            self._remembered.written(node, data, tid=tid, uid=uid)
+            return None
+        return self._computed.written(node - self._count, data, tid=tid, uid=uid)
 
 
 def _load(path: str) -> dict[str, Written]:

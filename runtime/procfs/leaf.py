@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from interceptor.native.fd import Fd
+
 
 class Rung(enum.IntEnum):
     """The ladder of docs/design.md: the cheapest mechanism that is faithful."""
@@ -59,6 +61,10 @@ Write = Callable[[View, bytes, bytes], bytes]
 """(view, content now, what was written) → content from now on. OSError(EINVAL, …) refuses as the kernel would."""
 
 
+Watch = Callable[[View, bytes], Fd]
+"""(view, what was written) → what has POLLPRI when it has happened. OSError's errno goes to the writer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """One file that is mounted over its namesake. `path` is absolute, as the host spells it: "/proc/meminfo"."""
@@ -73,5 +79,7 @@ class Leaf:
     """Permission bits, as the kernel's own file has them."""
     host: Read | None = None
     """The host's value, for people who compare; None: the host's file of that path."""
+    watch: Watch | None = None
+    """What is written says what poll(2) of that open file waits for; None: it waits for nothing."""
     longest: Callable[[], int] | None = None
     """How many bytes its text may have on this host, the same as long as it runs; None: a page holds it everywhere."""

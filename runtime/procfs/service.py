@@ -45,7 +45,8 @@ log = structlog.get_logger(__name__)
 DIRECTORY = "leaves"
 KINDS = ("read", "write", "file")
 """The filesystems."""
-WHOLE = "whole"
+WHOLE, WATCHED = "whole", "watched"
+COMPUTED = ("read", WHOLE, WATCHED)
 WRITTEN = "written.json"
 INNER = "inner.json"
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -117,6 +118,7 @@ class Procfs:
     def __init__(self, table: Sequence[Leaf] | None = None, keeper: Keeper | None = None) -> None:
         self._keeper = keeper
         self._inherited = dict(keeper.inherited(fuse.KEPT)) if keeper else {}
+        self._watches = dict(keeper.inherited(fuse.WATCHES)) if keeper else {}
         self._table = [leaf for leaf in (all_leaves() if table is None else table) if files.exists(leaf)]
         self._lock = threading.Lock()
         self._server: fuse.Server | None = None
@@ -174,6 +176,7 @@ class Procfs:
                 served = self._serve(record, base, undo)
                 _look(served, pid)
                 self._show_inner_again(served)
+                self._watch_again(served)
                 _begin(served)
                 _make_cpus(served)
                 served.masked = attach.masked(pid, _places(served, 0))
@@ -188,12 +191,27 @@ class Procfs:
         """What an earlier supervisor kept for containers that are gone; those `expected` are yet to be created."""
         for key in [key for key in self._inherited if key.rpartition("/")[0] not in expected]:
             self._drop(key)
+        for key in tuple(self._watches):
+            self._drop_watch(key)
 
     def _drop(self, key: str) -> None:
         kept = self._inherited.pop(key, None)
         if kept is not None and self._keeper is not None:
             self._keeper.drop(fuse.KEPT, key)
             Fd(kept.fd).close()
+
+    def _watch_again(self, served: Served) -> None:
+        """What poll(2) of its open files waits for."""
+        for key in [key for key in self._watches if key.startswith(f"{served.view.name}/write/")]:
+            try:
+                served.remembering.watch_again(key, self._watches.pop(key).fd)
+            except OSError as error:
+                log.warning("somebody waits for pressure in vain", container=served.view.name, error=str(error))
+
+    def _drop_watch(self, key: str) -> None:
+        if self._keeper is not None:
+            self._keeper.drop(fuse.WATCHES, key)
+            Fd(self._watches.pop(key).fd).close()
 
     def view_of(self, container: Container, tracee: Tracee) -> View | None:
         """Whose machine a call of the tracee's asks about: the same as what it is shown where it mounts proc."""
@@ -272,7 +290,7 @@ class Procfs:
             made[kind] = mount = self._mount(f"{record.id}/{kind}", f"{top}/{kind}", table, source, owner)
             stack.callback(mount.close)
         made["write"].add(remembered.add(self._of("write")))
-        _add(computed.show(0, view, self._of("read", WHOLE)), made["read"], made["write"], opened)
+        _add(computed.show(0, view, self._of(*COMPUTED)), made["read"], made["write"], opened)
         if not mountinfo.topmost(mountinfo.parse(table), f"{top}/{WHOLE}"):
             _bind_read_only(f"{top}/write", f"{top}/{WHOLE}")
         if made["read"].tree is not None or not os.path.ismount(f"{top}/file"):
@@ -296,7 +314,7 @@ class Procfs:
 
     def _show_inner(self, served: Served, number: int, cgroups: Mapping[str, tuple[str, ...]]) -> None:
         view = views.inner(cgroups, served.view)
-        rows = served.computed.show(number, view, self._of("read", WHOLE))
+        rows = served.computed.show(number, view, self._of(*COMPUTED))
         _add(rows, served.computing, served.remembering, served.opened)
         if served.cpus is not None:
             with in_mount_namespace(served.namespace.fileno()):
@@ -374,7 +392,7 @@ def _add(rows: Iterable[tuple[Leaf, files.Row]], read: fuse.Mount, write: fuse.M
     """Each to the mount where its leaf is; an inherited one gets all, for an earlier supervisor may have had other reasons."""
     by_kind = [(_kind(leaf), row) for leaf, row in rows]
     read.add(row for kind, row in by_kind if kind == "read" or read.tree is None)
-    write.add(opened.row(row) for kind, row in by_kind if kind == WHOLE or write.tree is None)
+    write.add(opened.row(row) for kind, row in by_kind if kind != "read" or write.tree is None)
 
 
 def _begin(served: Served) -> None:
@@ -491,10 +509,13 @@ def _kind(leaf: Leaf) -> str:
         return "file"
     if leaf.write is not None:
         return "write"
+    if leaf.watch is not None:
+        return WATCHED
     return WHOLE if leaf.longest is not None and leaf.longest() > PAGE else "read"
 
 
 def _place(leaf: Leaf, number: int) -> str:
     """Where a leaf's file is below the container's directory."""
     kind = _kind(leaf)
-    return f"{kind}/{files.name(number if kind in ('read', WHOLE) else 0, leaf)}"
+    name = files.name(number if kind in COMPUTED else 0, leaf)
+    return f"{'write' if kind == WATCHED else kind}/{name}"

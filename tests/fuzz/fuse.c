@@ -29,6 +29,8 @@
 #define TOO_MUCH ((1u << 24) + 1)
 #define STEPS 1024
 #define WHOLE 2              /* the inode that is, of the direct mount */
+#define WATCHED 4
+#define WATCHES 40           /* descriptors; the loop takes less at one time, and this has less to give than it asks for */
 #define FILES 16             /* open files that are remembered here: snapshots.c keeps two snapshots for each of so many */
 #define SECOND 1000000000ull
 
@@ -52,7 +54,8 @@ static struct {
 		uint64_t fh, next;
 		char letter;
 	} files[FILES];
-	unsigned opens;
+	unsigned opens, watches;
+	int watched;
 	unsigned waiting;
 	int pending;                 /* the device that has a request; -1: none */
 	size_t size;
@@ -132,10 +135,23 @@ static int32_t written(uint64_t mount, uint32_t node, const char *data, uint32_t
 	static volatile uint8_t sum;
 
 	MUST(size <= IC_FUSE_WRITE_MAX);
+	if (node == WATCHED && kernel.watches < WATCHES) {
+		kernel.watches++;
+		return kernel.unwritable < 0 ? kernel.unwritable : opened();
+	}
 	MUST((const uint8_t *)data >= kernel.request || size <= kernel.size); /* read it: a sanitizer knows its bounds */
 	for (uint32_t i = 0; i < size; i++)
 		sum += (uint8_t)data[i];
 	return kernel.unwritable;
+}
+
+static void watched(uint64_t mount, uint32_t node, uint64_t fh, uint64_t kh, int fd)
+{
+	MUST(fh && node == WATCHED);
+	MUST(fd < 0 || kernel.open[fd]);
+	kernel.watched += fd < 0 ? 0 : !kh;
+	kernel.watched -= fd < 0;
+	MUST(kernel.watched >= 0);
 }
 
 /* ---- answers ---- */
@@ -193,6 +209,7 @@ static size_t size_of(uint32_t opcode)
 	case FUSE_WRITE: return sizeof(struct fuse_write_out);
 	case FUSE_STATFS: return sizeof(struct fuse_statfs_out);
 	case FUSE_INIT: return sizeof(struct fuse_init_out);
+	case FUSE_POLL: return sizeof(struct fuse_poll_out);
 	default: return 0;
 	}
 }
@@ -205,6 +222,10 @@ ssize_t k_writev(int fd, const struct iovec *parts, int count)
 
 	MUST(kernel.open[fd] && count <= 2 && parts[0].iov_len == sizeof *out);
 	MUST(out->len == sizeof *out + rest);
+	if (!out->unique) { /* fuse_notify_poll() */
+		MUST(out->error == FUSE_NOTIFY_POLL && rest == sizeof(struct fuse_notify_poll_wakeup_out));
+		return (ssize_t)out->len;
+	}
 	MUST(out->error <= 0 && out->error > -512);
 	MUST(!out->error || !rest);
 	while (i < kernel.waiting && kernel.waits[i].unique != out->unique)
@@ -258,6 +279,7 @@ static size_t structure(uint32_t opcode, uint8_t *body, uint32_t *asked)
 	struct fuse_init_in init = {.flags = UINT32_MAX};
 	struct fuse_setattr_in set = {0};
 	struct fuse_release_in release = {0};
+	struct fuse_poll_in poll = {0};
 
 	switch (opcode) {
 	case FUSE_GETATTR:
@@ -273,7 +295,14 @@ static size_t structure(uint32_t opcode, uint8_t *body, uint32_t *asked)
 		read.read_flags = take(&kernel.input, 1) % 4 ? FUSE_READ_LOCKOWNER : 0;
 		memcpy(body, &read, sizeof read);
 		return sizeof read;
+	case FUSE_POLL:
+		poll.fh = file();
+		poll.kh = take(&kernel.input, 1) % 4;
+		poll.flags = (uint32_t)take(&kernel.input, 1) % 2;
+		memcpy(body, &poll, sizeof poll);
+		return sizeof poll;
 	case FUSE_WRITE:
+		write.fh = file();
 		write.offset = number() % 4 ? 0 : number();
 		write.size = (uint32_t)number();
 		write.flags = (uint32_t)number();
@@ -386,6 +415,7 @@ static void mount(unsigned which)
 	MUST(!ic_fuse_add(kernel.server, which + 1, fd, (int)which, 0, 0));
 	MUST(!ic_fuse_file(kernel.server, which + 1, 2, "two", 0444));
 	MUST(!ic_fuse_file(kernel.server, which + 1, 3, "three", 0644));
+	MUST(!ic_fuse_file(kernel.server, which + 1, WATCHED, "four", 0666 | IC_FUSE_WATCHED));
 	MUST(ic_fuse_file(kernel.server, which + 1, 3, "again", 0644) < 0);
 }
 
@@ -401,6 +431,7 @@ static void remount(unsigned which)
 	ic_fuse_remove(kernel.server, which + 1);
 	ic_fuse_remove(kernel.server, which + 1);
 	kernel.opens = 0;
+	kernel.watched = which ? 0 : kernel.watched;
 	memset(kernel.files, 0, sizeof kernel.files);
 	mount(which);
 }
@@ -428,6 +459,16 @@ static int event(struct epoll_event *events, int fd)
 	return 1;
 }
 
+/* One of those that are watched, or was; now and then its cgroup has gone. */
+static int happens(struct epoll_event *events)
+{
+	int fd = 5 + (int)(take(&kernel.input, 1) % (FDS - 5));
+
+	event(events, fd);
+	events->events = take(&kernel.input, 1) % 8 ? EPOLLPRI : EPOLLPRI | EPOLLERR;
+	return kernel.open[fd] && kernel.listens[fd] ? 1 : 0;
+}
+
 #define STOP_FD 4 /* the second that the server opens */
 
 int k_epoll_wait(int epoll, struct epoll_event *events, int count, int timeout)
@@ -452,6 +493,8 @@ int k_epoll_wait(int epoll, struct epoll_event *events, int count, int timeout)
 		request();
 		return kernel.pending < 0 ? 0 : event(events, kernel.pending);
 	}
+	if (what < 176)
+		return happens(events);
 	if (what < 208)
 		kernel.time += take(&kernel.input, 2) * (what & 2 ? 1000 : 1000000);
 	else if (what < 240)
@@ -474,7 +517,7 @@ int k_epoll_wait(int epoll, struct epoll_event *events, int count, int timeout)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	const struct ic_fuse_ask ask = {content, written};
+	const struct ic_fuse_ask ask = {content, written, watched};
 
 	kernel.input = (struct input){data, size};
 	kernel.time = 1000 * SECOND;
@@ -482,7 +525,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	kernel.pending = -1;
 	kernel.text = 100;
 	kernel.unreadable = kernel.unwritable = 0;
-	kernel.opens = 0;
+	kernel.opens = kernel.watches = 0;
+	kernel.watched = 0;
 	memset(kernel.files, 0, sizeof kernel.files);
 	kernel.server = ic_fuse_server(&ask, 10000000);
 	MUST(kernel.server);

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import whole
+from support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,15 +107,39 @@ sys.exit(waiting.poll(30_000) != [(file, select.POLLPRI)])
 """
 
 
+def counted(box: whole.Box) -> str:
+    """The file in which its cgroup counts pressure; skips where there is none."""
+    path = Path(f"/proc/{box.init}/cgroup").read_text().rpartition("0::")[2].strip()
+    found = [f"{top}{path}/cpu.pressure" for top in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")]
+    file = next((file for file in found if Path(file).exists()), None)
+    if file is None:
+        pytest.skip("this host counts no pressure by cgroup")
+    return file
+
+
+def test_a_container_can_wait_for_its_own_pressure(boxes: tuple[whole.Box, whole.Box]) -> None:
+    """By /proc/pressure, whatever layout of cgroups is seen inside."""
+    busy, quiet = boxes
+    counted(busy)
+    waiters = {}
+    for box in boxes:
+        command = ["python3", "-c", WAIT, f"/proc/{box.init}/root/proc/pressure/cpu"]
+        waiters[box.id] = subprocess.Popen(command, cwd="/")
+    try:
+        assert waiters[busy.id].wait(60 * PATIENCE) == 0
+        assert waiters[quiet.id].poll() is None, "nothing happens there"
+    finally:
+        for waiter in waiters.values():
+            waiter.kill()
+            waiter.wait()
+    busy.sh("! echo some 50000 1000000 > /proc/pressure/cpu && ! echo some > /proc/pressure/cpu")
+
+
 def test_a_containers_root_can_wait_for_pressure_in_its_own_cgroup(boxes: tuple[whole.Box, whole.Box]) -> None:
     """As its root, though from outside: on this layout of cgroups engines show v1's hierarchies inside only."""
     busy, _ = boxes
     for box in boxes:
-        path = Path(f"/proc/{box.init}/cgroup").read_text().rpartition("0::")[2].strip()
-        found = [f"{top}{path}/cpu.pressure" for top in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")]
-        file = next((file for file in found if Path(file).exists()), None)
-        if file is None:
-            pytest.skip("this host counts no pressure by cgroup")
+        file = counted(box)
         root = Path(f"/proc/{box.init}").stat().st_uid
         waiter = subprocess.Popen(["python3", "-c", WAIT, file], user=root, group=root, extra_groups=[], cwd="/")
         if box is busy:
