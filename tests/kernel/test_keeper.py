@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
+from support.pressure import WAIT, counted
 from support.under_fire import killing
 from support.waiting import wait_for
 
@@ -78,6 +79,20 @@ def test_leaves_that_a_dying_supervisor_had_made_are_attached_by_the_next(host: 
     box.sh("echo 7 > /proc/sys/vm/swappiness")
     assert box.sh("cat /proc/sys/vm/swappiness") == "7\n"
     assert box.sh(LEAVES) == other.sh(LEAVES)
+
+
+def test_who_waits_for_pressure_is_woken_by_the_next(host: whole.Host) -> None:
+    if host.runtime == "crun":
+        pytest.skip("whole.host takes v2 away from it")
+    box = host.box()
+    counted(box)
+    command = ["python3", "-c", WAIT, f"/proc/{box.init}/root/proc/pressure/cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd="/") as waiter:
+        assert waiter.stdout
+        assert waiter.stdout.readline() == "waiting\n"
+        kill_supervisor(host)
+        box.sh("(trap '' HUP; for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done) >/dev/null 2>&1 &")
+        assert waiter.wait() == 0
 
 
 def test_sessions_of_exec_are_inherited_too(host: whole.Host) -> None:

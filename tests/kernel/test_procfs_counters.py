@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import whole
+from support.pressure import WAIT, counted
 from support.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -95,26 +96,6 @@ def test_counters_grow_and_the_load_is_the_containers_own(boxes: tuple[whole.Box
     assert grown >= {"/proc/stat", "/proc/vmstat"}
     for path, where in (("/proc/diskstats", "blkio"), ("/proc/pressure/cpu", "unified")):
         assert path in grown or not Path("/sys/fs/cgroup", where).is_dir(), path
-
-
-WAIT = """
-import os, select, sys
-file = os.open(sys.argv[1], os.O_RDWR | os.O_NONBLOCK)
-os.write(file, b"some 50000 2000000\\0")
-waiting = select.poll()
-waiting.register(file, select.POLLPRI)
-sys.exit(waiting.poll(30_000) != [(file, select.POLLPRI)])
-"""
-
-
-def counted(box: whole.Box) -> str:
-    """The file in which its cgroup counts pressure; skips where there is none."""
-    path = Path(f"/proc/{box.init}/cgroup").read_text().rpartition("0::")[2].strip()
-    found = [f"{top}{path}/cpu.pressure" for top in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")]
-    file = next((file for file in found if Path(file).exists()), None)
-    if file is None:
-        pytest.skip("this host counts no pressure by cgroup")
-    return file
 
 
 def test_a_container_can_wait_for_its_own_pressure(boxes: tuple[whole.Box, whole.Box]) -> None:
