@@ -1,5 +1,5 @@
-/* random_calls CALLS SEED NUMBER…: so many system calls with random arguments, each one of the given numbers (with an i before it:
- * as a 32-bit task makes it). Pointers lead to strings, to structures of random bytes, to the end of a page, to nowhere; a second
+/* random_calls CALLS[@RATE] SEED NUMBER…: so many system calls (RATE a second) with random arguments, each one of the given numbers
+ * (with an i before it: as a 32-bit task makes it). Pointers lead to strings, to structures of random bytes, to the end of a page, to nowhere; a second
  * thread writes to what they lead to. Workers make a few hundred each, some in namespaces of their own, and are replaced
  * when a call ends or holds them.
  *
@@ -41,6 +41,7 @@ static struct shared {
 static long numbers[256];
 static char foreign[256]; /* of the 32-bit table */
 static int count;
+static unsigned pause_us; /* of a worker between its calls */
 static __thread uint64_t state;
 
 static uint64_t any(void)
@@ -146,6 +147,8 @@ static void work(uint64_t seed, uint64_t left)
 		for (int j = 0; j < 6; j++)
 			a[j] = argument();
 		__atomic_add_fetch(&shared->calls, 1, __ATOMIC_RELAXED);
+		if (pause_us)
+			usleep(pause_us);
 		result = call(numbers[chosen], foreign[chosen], a);
 		__atomic_add_fetch(result >= 0 ? &shared->succeeded : result == -EIO ? &shared->eio : &shared->refused, 1, __ATOMIC_RELAXED);
 		if (result > 2 && result < 1024 && any() % 4)
@@ -156,7 +159,8 @@ static void work(uint64_t seed, uint64_t left)
 
 int main(int argc, char **argv)
 {
-	uint64_t calls = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
+	char *rest = "";
+	uint64_t calls = argc > 1 ? strtoull(argv[1], &rest, 10) : 0, seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
 	int running = 0;
 
 	for (int i = 3; i < argc && count < 256; i++, count++) {
@@ -165,6 +169,8 @@ int main(int argc, char **argv)
 	}
 	if (!count)
 		return 2;
+	if (*rest == '@')
+		pause_us = (unsigned)(1e6 * WORKERS / atof(rest + 1));
 	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	while (shared->calls < calls || running) {
 		if (shared->calls < calls && running < WORKERS) {
