@@ -84,7 +84,7 @@ class Directories:
         visible = frozenset(share.cpus_now(view).visible)
         with self._lock:
             if self._shown.get(number) != visible:
-                cpuview.write(self._path(place(number)), Path(cpuview.DIRECTORY), sorted(visible))
+                cpuview.write(str(self._path(place(number))), cpuview.DIRECTORY, sorted(visible))
                 self._shown[number] = visible
 
     @property

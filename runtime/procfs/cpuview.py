@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from runtime import resources
@@ -25,7 +27,6 @@ from runtime.procfs.values.cpus import hexadecimal
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-    from pathlib import Path
 
 DIRECTORY: Final = "/sys/devices/system/cpu"
 HOST: Final = ".host"
@@ -39,50 +40,52 @@ def is_cpu(name: str) -> bool:
     return name.startswith("cpu") and name[3:].isdigit()
 
 
-def write(top: Path, host: Path, visible: Collection[int]) -> None:
+def write(top: str, host: str, visible: Collection[int]) -> None:
     """Makes what is below `top` show the CPUs `visible` of those below `host`; at each moment every cpuN is whole or absent."""
-    names, known = sorted(os.listdir(host)), frozenset(os.listdir(top))
-    for name in names:
-        if name in LEAVES:  # to look at a leaf asks its server, who may be waiting for us
-            if name not in known:
-                (top / name).touch(mode=0o444)
-        elif not is_cpu(name):
-            _link(top / name, host / name, f"{HOST}/{name}")
-    whole = {int(name[3:]) for name in names if is_cpu(name)} <= set(visible)
-    shown = [f"cpu{number}" for number in visible if f"cpu{number}" in names]
+    known = frozenset(os.listdir(top))
+    cpus = dict[str, os.DirEntry[str]]()
+    for entry in os.scandir(host):
+        if is_cpu(entry.name):
+            cpus[entry.name] = entry
+        elif entry.name not in LEAVES:
+            _link(f"{top}/{entry.name}", entry, f"{HOST}/{entry.name}")
+        elif entry.name not in known:  # to look at a leaf asks its server, who may be waiting for us
+            os.mknod(f"{top}/{entry.name}", stat.S_IFREG | 0o444)
+    whole = {int(name[3:]) for name in cpus} <= set(visible)
+    shown = [name for number in visible if (name := f"cpu{number}") in cpus]
     for name in shown:
-        _write_cpu(top / name, host / name, () if whole else visible)
-    for entry in list(top.iterdir()):
-        if is_cpu(entry.name) and entry.name not in shown:
-            _remove(entry)
+        _write_cpu(top, cpus[name], () if whole else visible)
+    for name in os.listdir(top):
+        if is_cpu(name) and name not in shown:
+            _remove(top, name)
 
 
-def _write_cpu(at: Path, host: Path, visible: Collection[int]) -> None:
+def _write_cpu(top: str, host: os.DirEntry[str], visible: Collection[int]) -> None:
     """A directory like `host`; without `visible`, nothing in it differs from that."""
-    draft = at.with_name(f".{at.name}")
+    draft = f"{top}/.{host.name}"
     with suppress(FileNotFoundError):
         shutil.rmtree(draft)
-    draft.mkdir(mode=0o755)
-    for entry in host.iterdir():
+    os.mkdir(draft, 0o755)
+    for entry in os.scandir(host):
         if visible and entry.name in _COPIED:
-            _copy(draft / entry.name, entry, visible)
+            _copy(f"{draft}/{entry.name}", entry, visible)
         else:
-            _link(draft / entry.name, entry, f"../{HOST}/{at.name}/{entry.name}")
-    _remove(at)
-    draft.rename(at)
+            _link(f"{draft}/{entry.name}", entry, f"../{HOST}/{host.name}/{entry.name}")
+    _remove(top, host.name)
+    os.rename(draft, f"{top}/{host.name}")
 
 
-def _copy(at: Path, host: Path, visible: Collection[int]) -> None:
+def _copy(at: str, host: os.DirEntry[str], visible: Collection[int]) -> None:
     """Files and directories; what cannot be read is left out."""
-    at.mkdir(mode=0o755)
-    for entry in host.iterdir():
+    os.mkdir(at, 0o755)
+    for entry in os.scandir(host):
         if entry.is_symlink():
-            _link(at / entry.name, entry, "")
+            _link(f"{at}/{entry.name}", entry, "")
         elif entry.is_dir():
-            _copy(at / entry.name, entry, visible)
+            _copy(f"{at}/{entry.name}", entry, visible)
         else:
             with suppress(OSError):
-                (at / entry.name).write_bytes(_narrowed(entry.name, entry.read_bytes(), visible))
+                Path(at, entry.name).write_bytes(_narrowed(entry.name, Path(entry).read_bytes(), visible))
 
 
 def _narrowed(name: str, content: bytes, visible: Collection[int]) -> bytes:
@@ -94,17 +97,17 @@ def _narrowed(name: str, content: bytes, visible: Collection[int]) -> bytes:
     return content
 
 
-def _link(at: Path, host: Path, to: str) -> None:
+def _link(at: str, host: os.DirEntry[str], to: str) -> None:
     """A link to `to`; what is one itself leads from here to where it leads from there."""
     with suppress(FileExistsError):
-        at.symlink_to(os.readlink(host) if host.is_symlink() else to)
+        os.symlink(os.readlink(host) if host.is_symlink() else to, at)
 
 
-def _remove(directory: Path) -> None:
+def _remove(top: str, name: str) -> None:
     """First from sight, then from memory."""
-    gone = directory.with_name(f".gone-{directory.name}")
+    gone = f"{top}/.gone-{name}"
     with suppress(FileNotFoundError):
-        directory.rename(gone)
+        os.rename(f"{top}/{name}", gone)
         shutil.rmtree(gone)
 
 

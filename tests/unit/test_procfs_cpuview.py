@@ -57,7 +57,7 @@ def read(top: Path, name: str) -> str:
 
 
 def test_there_is_a_directory_for_each_visible_cpu_and_for_no_other(top: Path, host: Path) -> None:
-    cpuview.write(top, host, [1, 2])
+    cpuview.write(str(top), str(host), [1, 2])
     assert cpus(top) == ["cpu1", "cpu2"]
     assert all((top / name).is_dir() and not (top / name).is_symlink() for name in cpus(top))
     assert read(top, "cpu2/online") == "1"
@@ -67,7 +67,7 @@ def test_there_is_a_directory_for_each_visible_cpu_and_for_no_other(top: Path, h
 
 
 def test_lists_name_visible_cpus_only(top: Path, host: Path) -> None:
-    cpuview.write(top, host, [1, 2, 3])
+    cpuview.write(str(top), str(host), [1, 2, 3])
     assert (read(top, "cpu1/topology/package_cpus_list"), read(top, "cpu1/topology/package_cpus")) == ("1", "2")
     assert (read(top, "cpu3/topology/package_cpus_list"), read(top, "cpu3/topology/package_cpus")) == ("2-3", "c")
     assert (read(top, "cpu1/cache/index3/shared_cpu_list"), read(top, "cpu1/cache/index3/shared_cpu_map")) == ("1", "2")
@@ -75,14 +75,14 @@ def test_lists_name_visible_cpus_only(top: Path, host: Path) -> None:
 
 
 def test_while_all_are_visible_nothing_is_copied(top: Path, host: Path) -> None:
-    cpuview.write(top, host, CPUS)
+    cpuview.write(str(top), str(host), CPUS)
     assert (top / "cpu0/topology").is_symlink()
     assert read(top, "cpu0/topology/package_cpus_list") == "0-1"
 
 
 def test_limits_that_change_are_followed(top: Path, host: Path) -> None:
     for visible in (CPUS, [0], [2, 3], CPUS):
-        cpuview.write(top, host, visible)
+        cpuview.write(str(top), str(host), visible)
         assert cpus(top) == [f"cpu{number}" for number in visible]
         shown = {0: "0-1", 2: "2-3"} if len(visible) > 1 else {0: "0"}
         for number in set(shown) & set(visible):
@@ -91,14 +91,14 @@ def test_limits_that_change_are_followed(top: Path, host: Path) -> None:
 
 
 def test_what_is_mounted_over_them_is_left_alone(top: Path, host: Path) -> None:
-    cpuview.write(top, host, [0])
+    cpuview.write(str(top), str(host), [0])
     (top / "online").write_text("a leaf")
-    cpuview.write(top, host, CPUS)
+    cpuview.write(str(top), str(host), CPUS)
     assert (top / "online").read_text() == "a leaf"
 
 
 def test_leaves_have_files_to_be_mounted_over(top: Path, host: Path) -> None:
-    cpuview.write(top, host, CPUS)
+    cpuview.write(str(top), str(host), CPUS)
     for path, at in cpuview.mount_points(str(top)):
         assert Path(path).parent == Path(cpuview.DIRECTORY)
         assert Path(at).is_file()
