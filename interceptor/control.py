@@ -95,10 +95,10 @@ class Control:
     def _taken(self, listening: socket.socket, connection: socket.socket | None) -> socket.socket | None:
         with self._changed:
             self._waiting -= 1
-            alone = self._waiting == 0
-            if connection is not None and not self._over:
+            alone, over = self._waiting == 0, self._over
+            if connection is not None and not over:
                 self._open.add(connection)
-        if self._over and connection is not None:
+        if over and connection is not None:
             connection.close()
             return None
         if alone and connection is not None:

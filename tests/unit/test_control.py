@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -194,6 +196,19 @@ def test_garbage_is_refused_with_the_reason_and_the_connection_goes_on(
     assert reply["ok"] is False
     assert error in reply["error"]
     assert peer.ask("echo")["ok"]
+
+
+def test_what_is_nested_deeply_fits_on_a_threads_stack() -> None:
+    """In a process of its own, which a stack that is too small would end."""
+    program = (
+        "import threading; from interceptor.supervisor import STACK_SIZE; from interceptor.wire import parse\n"
+        "def read():\n"
+        "    try: parse(b'[{\"a\":' * 50_000)\n"
+        "    except Exception as error: print(error)\n"
+        "threading.stack_size(STACK_SIZE // 2); thread = threading.Thread(target=read); thread.start(); thread.join()"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "JSON nested too deeply\n", done
 
 
 def test_an_error_that_quotes_much_still_arrives(served: Served) -> None:
