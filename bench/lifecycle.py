@@ -174,7 +174,7 @@ def main() -> None:
     with host() as fresh:
         compare_crowds(*ways(fresh, runtimes[0]))
     with host() as fresh:
-        compare_lives([ways(fresh, runtime) for runtime in runtimes], 5 if options.quick else 25)
+        compare_lives([ways(fresh, runtime) for runtime in runtimes], 5 if options.quick else 41)
 
 
 if __name__ == "__main__":
