@@ -29,8 +29,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,42 +38,23 @@
 #define MESSAGE_MAX 8192
 #define CONNECTIONS_MAX 256 /* accepted and not yet taken; more wait in the socket's own queue */
 #define LISTENERS_MAX 4
-#define FAILURES_MAX 10     /* then a start is tried only now and then, and each failure told to everybody */
-#define SETTLED_MS 500      /* who served for so long did not fail at start */
 #define LOCK_MS 10000       /* for the keeper before us to end */
-#define TRIAL_MS 3000       /* for a new program to serve */
-#define MALLOC "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0" /* its many threads share one heap, and keep nothing back */
-
-struct held {
-	char *name; /* kind NUL key NUL note NUL */
-	int fd;
-	bool told;  /* the supervisor that runs has it */
-};
 
 static struct {
-	struct held *held;
-	size_t count, room, untold, connections;
 	unsigned serial;         /* of connections */
-	int link, pidfd, ready, signals;
-	pid_t supervisor;
-	bool service, greeted, ours, bye, ending;
-	int64_t served, next;    /* when it said that it serves, or 0; when to start the next one; ms */
+	int signals;
+	bool greeted, ending;
 	int64_t deaf;            /* listeners are left alone until then: no descriptor was free */
-	unsigned failures;
-	char program[PATH_MAX], former[PATH_MAX];
-	enum { NO_TRIAL, ANNOUNCED, TRIED } trial;
-	int64_t trial_end;
-} keeper = {.link = -1, .pidfd = -1, .ready = -1};
+} keeper;
 
-static int64_t now(void)
+int64_t now(void)
 {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-static void say(bool loudly, const char *pattern, ...) __attribute__((format(printf, 2, 3)));
-static void say(bool loudly, const char *pattern, ...)
+void say(bool loudly, const char *pattern, ...)
 {
 	char text[512];
 	va_list arguments;
@@ -88,75 +67,6 @@ static void say(bool loudly, const char *pattern, ...)
 		dprintf(log, "<2>interceptor: %s\n", text);
 		close(log);
 	}
-}
-
-/* ---- what is held ---- */
-
-static size_t name_length(const char *name)
-{
-	size_t length = 0;
-	for (int part = 0; part < 3; part++)
-		length += strlen(name + length) + 1;
-	return length;
-}
-
-static bool is(const struct held *held, const char *kind)
-{
-	return strcmp(held->name, kind) == 0;
-}
-
-static void forget(size_t i)
-{
-	struct held *held = &keeper.held[i];
-	manager_keeps(held->name, held->fd, false);
-	keeper.untold -= !held->told;
-	keeper.connections -= is(held, "connection");
-	close(held->fd);
-	free(held->name);
-	*held = keeper.held[--keeper.count];
-}
-
-static void drop(const char *name)
-{
-	for (size_t i = 0; i < keeper.count; i++)
-		if (is(&keeper.held[i], name) && strcmp(keeper.held[i].name + strlen(name) + 1, name + strlen(name) + 1) == 0) {
-			forget(i);
-			return;
-		}
-}
-
-/* Takes ownership of `fd`. */
-static void keep(const char *name, int fd, bool told)
-{
-	size_t length = name_length(name);
-	drop(name);
-	if (keeper.count == keeper.room) {
-		size_t room = keeper.room ? 2 * keeper.room : 16;
-		struct held *larger = realloc(keeper.held, room * sizeof *larger);
-		keeper.room = larger ? room : keeper.room;
-		keeper.held = larger ? larger : keeper.held;
-	}
-	char *copy = malloc(length);
-	if (!copy || keeper.count == keeper.room) {
-		say(true, "out of memory: %s %s is not held", name, name + strlen(name) + 1);
-		free(copy);
-		close(fd);
-		return;
-	}
-	memcpy(copy, name, length);
-	keeper.held[keeper.count++] = (struct held){.name = copy, .fd = fd, .told = told};
-	keeper.untold += !told;
-	keeper.connections += is(&keeper.held[keeper.count - 1], "connection");
-	manager_keeps(copy, fd, true);
-}
-
-/* Whether somebody would miss us: more than the sockets, which the next one can bind again. */
-static bool holds_anything(void)
-{
-	for (size_t i = 0; i < keeper.count; i++)
-		if (!is(&keeper.held[i], "socket") && !is(&keeper.held[i], "listener"))
-			return true;
-	return false;
 }
 
 static void accept_one(int listener)
@@ -178,20 +88,20 @@ static void accept_one(int listener)
 static void hand_over(void)
 {
 	char space[MESSAGE_MAX];
-	for (size_t i = 0; i < keeper.count && keeper.untold; i++) {
-		struct held *held = &keeper.held[i];
+	for (size_t i = 0; i < store.count && store.untold; i++) {
+		struct held *held = &store.held[i];
 		struct text message = {.data = space, .length = name_length(held->name) + 1};
 		if (held->told)
 			continue;
 		space[0] = 'E';
 		memcpy(space + 1, held->name, message.length - 1);
-		if (!send_message(keeper.link, &message, held->fd))
+		if (!send_message(supervisor.link, &message, held->fd))
 			return;
 		held->told = true;
-		keeper.untold--;
+		store.untold--;
 	}
-	if (!keeper.untold && !keeper.greeted)
-		keeper.greeted = send_message(keeper.link, &(struct text){.data = (char *)".", .length = 1}, -1);
+	if (!store.untold && !keeper.greeted)
+		keeper.greeted = send_message(supervisor.link, &(struct text){.data = (char *)".", .length = 1}, -1);
 }
 
 static void obey(const char *message, int fd)
@@ -202,19 +112,12 @@ static void obey(const char *message, int fd)
 	}
 	if (message[0] == 'D')
 		drop(message + 1);
-	if (message[0] == 'R' && !keeper.served) {
-		keeper.served = now();
-		keeper.trial = NO_TRIAL;
-		manager_tell("READY=1\n", -1);
-	}
+	if (message[0] == 'R')
+		supervisor_serves();
 	if (message[0] == 'B')
-		keeper.bye = true;
-	if (message[0] == 'P') {
-		keeper.trial = ANNOUNCED;
-		memcpy(keeper.former, keeper.program, sizeof keeper.former);
-		if (message[1] && strlen(message + 1) < sizeof keeper.program)
-			strcpy(keeper.program, message + 1);
-	}
+		supervisor.bye = true;
+	if (message[0] == 'P')
+		supervisor_follows(message + 1);
 	if (fd >= 0)
 		close(fd);
 }
@@ -222,137 +125,33 @@ static void obey(const char *message, int fd)
 /* One message; false when there is none now. */
 static bool listen_to_link(void)
 {
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control;
 	char space[MESSAGE_MAX + 3];
-	struct iovec data = {.iov_base = space, .iov_len = MESSAGE_MAX};
-	struct msghdr header = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-	int fd = -1;
-	ssize_t got = recvmsg(keeper.link, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	if (got < 0 && errno == EINTR)
-		return true;
+	int fd;
+	ssize_t got = receive_message(supervisor.link, space, MESSAGE_MAX, &fd);
 	if (got <= 0)
 		return false;
-	struct cmsghdr *found = CMSG_FIRSTHDR(&header);
-	if (found && found->cmsg_level == SOL_SOCKET && found->cmsg_type == SCM_RIGHTS && found->cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(&fd, CMSG_DATA(found), sizeof fd);
 	memset(space + got, 0, 3); /* a kind, a key and a note, whatever came */
 	obey(space, fd);
 	return true;
 }
 
-/* ---- the supervisor ---- */
-
-_Noreturn static void become_supervisor(const char *program, int link)
-{
-	char link_text[16], ready_text[16];
-	const char *argv[8] = {program, "supervise", "--keeper-fd", link_text};
-	int argc = 4;
-	snprintf(link_text, sizeof link_text, "%d", link);
-	snprintf(ready_text, sizeof ready_text, "%d", keeper.ready);
-	if (!keeper.service)
-		argv[argc++] = "--spawned";
-	if (keeper.ready >= 0) {
-		argv[argc++] = "--ready-fd";
-		argv[argc++] = ready_text;
-		fcntl(keeper.ready, F_SETFD, 0);
-	}
-	fcntl(link, F_SETFD, 0);
-	clean_environment();
-	setenv("GLIBC_TUNABLES", MALLOC, 0);
-	reset_signals();
-	execv(program, (char **)argv);
-	dprintf(2, "%s: %s\n", program, strerror(errno));
-	_exit(127);
-}
-
-static void failed_start(void)
-{
-	keeper.failures++;
-	int64_t delay = keeper.failures == 1 ? 0 : 100L << (keeper.failures - 2);
-	if (keeper.failures >= FAILURES_MAX) {
-		delay = 60000;
-		say(true, "the supervisor failed %u times in a row; intercepted calls of all containers wait; see supervisor.log in the run "
-			  "directory; next start in 60 s, or at once on SIGHUP to process %d", keeper.failures, getpid());
-	}
-	keeper.next = now() + (delay > 10000 && keeper.failures < FAILURES_MAX ? 10000 : delay);
-}
-
-static void start_supervisor(void)
-{
-	int pair[2];
-	keeper.trial = keeper.trial == ANNOUNCED ? TRIED : NO_TRIAL;
-	keeper.trial_end = keeper.trial == TRIED ? now() + TRIAL_MS : INT64_MAX;
-	keeper.served = 0;
-	keeper.greeted = keeper.bye = false;
-	keeper.ours = true;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 || (keeper.supervisor = fork()) < 0) {
-		say(false, "cannot start the supervisor: %s", strerror(errno));
-		failed_start();
-		return;
-	}
-	if (keeper.supervisor == 0)
-		become_supervisor(keeper.program, pair[1]);
-	close(pair[1]);
-	if (keeper.ready >= 0)
-		close(keeper.ready);
-	keeper.ready = -1;
-	keeper.link = pair[0];
-	fcntl(keeper.link, F_SETFL, O_NONBLOCK);
-	keeper.pidfd = (int)syscall(SYS_pidfd_open, keeper.supervisor, 0);
-	for (size_t i = 0; i < keeper.count; i++)
-		keeper.held[i].told = false;
-	keeper.untold = keeper.count;
-	keeper.next = INT64_MAX;
-}
-
-/* It has ended: what it still said counts; then the next one, unless it meant to end or never came up and nothing is lost. */
-static void supervisor_ended(void)
-{
-	int status = 0;
-	while (listen_to_link())
-		;
-	if (keeper.ours)
-		while (waitpid(keeper.supervisor, &status, 0) < 0 && errno == EINTR)
-			;
-	close(keeper.link);
-	close(keeper.pidfd);
-	keeper.link = keeper.pidfd = -1;
-	bool settled = keeper.served && now() - keeper.served >= SETTLED_MS;
-	if (keeper.bye || keeper.ending || (!keeper.served && !keeper.failures && !holds_anything())) {
-		keeper.ending = true;
-		return;
-	}
-	say(false, "supervisor %d ended (%s %d); %zu descriptors are held", keeper.supervisor, WIFSIGNALED(status) ? "signal" : "status",
-	    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), keeper.count);
-	keeper.next = 0;
-	if (keeper.trial == TRIED) {
-		say(true, "%s does not serve; back to %s", keeper.program, keeper.former);
-		memcpy(keeper.program, keeper.former, sizeof keeper.program);
-	} else if (settled)
-		keeper.failures = 0;
-	else if (keeper.trial == NO_TRIAL)
-		failed_start();
-}
+/* ---- the loop ---- */
 
 static void handle_signals(void)
 {
 	struct signalfd_siginfo info;
 	while (read(keeper.signals, &info, sizeof info) == sizeof info) {
-		if (info.ssi_signo == SIGHUP && keeper.pidfd < 0)
-			keeper.next = 0;
+		if (info.ssi_signo == SIGHUP && supervisor.pidfd < 0)
+			supervisor.next = 0;
 		else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
 			keeper.ending = true;
-		if (keeper.pidfd >= 0)
-			syscall(SYS_pidfd_send_signal, keeper.pidfd, info.ssi_signo, NULL, 0);
+		supervisor_signal((int)info.ssi_signo);
 	}
 }
 
 static int wait_ms(bool deaf)
 {
-	int64_t until = keeper.trial == TRIED && keeper.trial_end < keeper.next ? keeper.trial_end : keeper.next;
+	int64_t until = supervisor_due();
 	if (deaf && keeper.deaf < until)
 		until = keeper.deaf;
 	int64_t left = until - now();
@@ -363,14 +162,14 @@ static void turn(void)
 {
 	struct pollfd watched[3 + LISTENERS_MAX] = {
 		{.fd = keeper.signals, .events = POLLIN},
-		{.fd = keeper.pidfd, .events = POLLIN},
-		{.fd = keeper.link, .events = (short)(POLLIN | (keeper.untold || !keeper.greeted ? POLLOUT : 0))},
+		{.fd = supervisor.pidfd, .events = POLLIN},
+		{.fd = supervisor.link, .events = (short)(POLLIN | (store.untold || !keeper.greeted ? POLLOUT : 0))},
 	};
 	nfds_t count = 3;
 	bool deaf = now() < keeper.deaf;
-	for (size_t i = 0; i < keeper.count && count < 3 + LISTENERS_MAX && !deaf && keeper.connections < CONNECTIONS_MAX; i++)
-		if (is(&keeper.held[i], "listener"))
-			watched[count++] = (struct pollfd){.fd = keeper.held[i].fd, .events = POLLIN};
+	for (size_t i = 0; i < store.count && count < 3 + LISTENERS_MAX && !deaf && store.connections < CONNECTIONS_MAX; i++)
+		if (is_kind(&store.held[i], "listener"))
+			watched[count++] = (struct pollfd){.fd = store.held[i].fd, .events = POLLIN};
 	if (poll(watched, count, wait_ms(deaf)) < 0)
 		return;
 	if (watched[0].revents)
@@ -383,18 +182,19 @@ static void turn(void)
 	for (nfds_t i = 3; i < count; i++)
 		if (watched[i].revents)
 			accept_one(watched[i].fd);
-	if (watched[1].revents)
-		supervisor_ended();
-	else if (watched[2].revents & POLLHUP) { /* its descriptors are closed: it is about to end */
-		struct pollfd end = {.fd = keeper.pidfd, .events = POLLIN};
+	if (watched[1].revents) {
+		while (listen_to_link()) /* what it still said counts */
+			;
+		keeper.ending = !supervisor_ended(!keeper.ending);
+	} else if (watched[2].revents & POLLHUP) { /* its descriptors are closed: it is about to end */
+		struct pollfd end = {.fd = supervisor.pidfd, .events = POLLIN};
 		poll(&end, 1, 1000);
 	}
-	if (keeper.pidfd >= 0 && keeper.trial == TRIED && now() >= keeper.trial_end) {
-		syscall(SYS_pidfd_send_signal, keeper.pidfd, SIGKILL, NULL, 0);
-		keeper.trial_end = INT64_MAX;
+	supervisor_judge();
+	if (supervisor.pidfd < 0 && !keeper.ending && now() >= supervisor.next && supervisor_start()) {
+		keeper.greeted = false;
+		tell_again();
 	}
-	if (keeper.pidfd < 0 && !keeper.ending && now() >= keeper.next)
-		start_supervisor();
 }
 
 /* ---- the process ---- */
@@ -412,13 +212,13 @@ static void understand(int argc, char **argv)
 {
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--service") == 0)
-			keeper.service = true;
+			supervisor.service = true;
 		else if (strcmp(argv[i], "--ready-fd") == 0)
-			keeper.ready = number(argv[++i]);
+			supervisor.ready = number(argv[++i]);
 		else if (strcmp(argv[i], "--link-fd") == 0)
-			keeper.link = number(argv[++i]);
+			supervisor.link = number(argv[++i]);
 		else if (strcmp(argv[i], "--adopt") == 0)
-			keeper.supervisor = number(argv[++i]);
+			supervisor.pid = number(argv[++i]);
 		else
 			fail("keep: unknown option %s; there are --service, --ready-fd N, --adopt PID, --link-fd N", argv[i]);
 	}
@@ -453,18 +253,8 @@ static void prepare(void)
 	sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	keeper.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	for (int fd = keeper.ready; fd >= 0; fd = -1)
+	for (int fd = supervisor.ready; fd >= 0; fd = -1)
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
-}
-
-/* A supervisor whose keeper died started us, and tells us again what to keep. */
-static void adopt(void)
-{
-	keeper.pidfd = (int)syscall(SYS_pidfd_open, keeper.supervisor, 0);
-	if (keeper.pidfd < 0 || fcntl(keeper.link, F_SETFD, FD_CLOEXEC) < 0 || fcntl(keeper.link, F_SETFL, O_NONBLOCK) < 0)
-		fail("keep: process %d cannot be adopted over descriptor %d: %s", keeper.supervisor, keeper.link, strerror(errno));
-	keeper.greeted = true;
-	keeper.next = INT64_MAX;
 }
 
 int keep_main(int argc, char **argv)
@@ -475,11 +265,13 @@ int keep_main(int argc, char **argv)
 	const char *program = find_interceptor();
 	if (!program)
 		fail("there is no program \"interceptor\" beside this one or in PATH");
-	snprintf(keeper.program, sizeof keeper.program, "%s", program);
-	manager_gives_back(keep);
-	if (keeper.supervisor > 0)
-		adopt();
-	while (!keeper.ending || keeper.pidfd >= 0)
+	snprintf(supervisor.program, sizeof supervisor.program, "%s", program);
+	manager_gives_back();
+	if (supervisor.pid > 0) {
+		supervisor_adopt();
+		keeper.greeted = true;
+	}
+	while (!keeper.ending || supervisor.pidfd >= 0)
 		turn();
 	return 0;
 }

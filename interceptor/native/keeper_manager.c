@@ -63,7 +63,7 @@ static bool split(const char *given, size_t length, char name[NAME_MAX_LENGTH + 
 	return true;
 }
 
-void manager_gives_back(void (*keep)(const char *name, int fd, bool told))
+void manager_gives_back(void)
 {
 	const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS"), *names = getenv("LISTEN_FDNAMES");
 	char name[NAME_MAX_LENGTH + 3];

@@ -127,6 +127,8 @@ bool control_again(struct control *control, const struct text *message);
 const char *control_call_again(struct control *control, const struct text *message, const struct text *resume);
 /* One message, whole; `pass` is an fd to send along, or -1. */
 bool send_message(int fd, const struct text *message, int pass);
+/* The size of one message, and in `passed` the fd that came along, or -1; else as recvmsg(2). */
+ssize_t receive_message(int fd, char *data, size_t room, int *passed);
 /* Of what an engine or a service manager says to the process that it started, and to no child of it. */
 void clean_environment(void);
 void reset_signals(void);

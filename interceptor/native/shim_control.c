@@ -236,6 +236,24 @@ bool send_message(int fd, const struct text *message, int pass)
 	return sent == (ssize_t)message->length;
 }
 
+ssize_t receive_message(int fd, char *data, size_t room, int *passed)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec part = {.iov_base = data, .iov_len = room};
+	struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+	ssize_t got;
+	*passed = -1;
+	while ((got = recvmsg(fd, &header, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
+		;
+	struct cmsghdr *found = got < 0 ? NULL : CMSG_FIRSTHDR(&header);
+	if (found && found->cmsg_level == SOL_SOCKET && found->cmsg_type == SCM_RIGHTS && found->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(passed, CMSG_DATA(found), sizeof *passed);
+	return got;
+}
+
 /* Bytes of the answer in `buffer`, 0 for a connection that ended, or -1 with errno. */
 static ssize_t receive(int fd, char *buffer)
 {

@@ -69,19 +69,9 @@ static void console_listen(void)
 
 static int receive_fd(int connection)
 {
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control;
 	char name[4096];
-	struct iovec data = {.iov_base = name, .iov_len = sizeof name};
-	struct msghdr header = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-	int fd = -1;
-	if (recvmsg(connection, &header, MSG_CMSG_CLOEXEC) < 0)
-		return -1;
-	struct cmsghdr *found = CMSG_FIRSTHDR(&header);
-	if (found && found->cmsg_level == SOL_SOCKET && found->cmsg_type == SCM_RIGHTS && found->cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(&fd, CMSG_DATA(found), sizeof fd);
+	int fd;
+	receive_message(connection, name, sizeof name, &fd);
 	return fd;
 }
 
