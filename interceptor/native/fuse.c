@@ -1,6 +1,7 @@
 #include "fuse.h"
 
 #include "snapshots.h"
+#include "watches.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,8 +29,6 @@
 #define NOTIFY_RESEND 7              /* linux/fuse.h from 6.9 on: FUSE_NOTIFY_RESEND */
 #define OWED_NS (SECOND / 25)        /* how long at most who then read the beginning of a text may come back for its rest */
 #define ERRNO_END 512                /* ERESTARTSYS and above are the kernel's own */
-#define WATCHES_MAX 32               /* of one mount */
-#define WATCH (1ull << 63)           /* marks an event of one */
 #define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
 #define NUMBERS_NS 10000             /* on the average, open files and snapshots are not numbered faster */
 
@@ -48,21 +47,14 @@ struct waiting {
 	uint32_t node;
 };
 
-/* What an open file's poll(2) waits for: see fuse.h. */
-struct watch {
-	uint64_t fh, kh;             /* the kernel's name for who waits; 0: nobody has yet */
-	uint32_t node;
-	int fd, happened, broken;
-};
-
 struct mount {
 	uint64_t name;
 	int fd, direct, used;
-	uint32_t uid, gid, generation, node_count, waiting_count, watch_count;
-	struct watch *watches;
+	uint32_t uid, gid, generation, node_count, waiting_count;
 	struct node **nodes;
 	struct waiting *waiting;
 	struct ic_handles handles;   /* of those that are read whole */
+	struct ic_watches watches;
 };
 
 struct ic_fuse_server {
@@ -397,56 +389,8 @@ static void read_file(struct ic_fuse_server *server, struct mount *mount, const 
 
 /* ---- what poll(2) waits for ------------------------------------------------------------------------------------------- */
 
-static struct watch *watch_of(const struct mount *mount, uint64_t fh)
-{
-	uint32_t i;
-
-	for (i = 0; fh && i < mount->watch_count; i++)
-		if (mount->watches[i].fh == fh)
-			return &mount->watches[i];
-	return 0;
-}
-
-/* Takes over `fd`. 0, or a negative errno. */
-static int32_t watch(struct ic_fuse_server *server, struct mount *mount, uint32_t node, uint64_t fh, uint64_t kh, int fd)
-{
-	struct epoll_event event = {.events = EPOLLPRI | EPOLLET, .data.u64 = WATCH | (uint32_t)fd};
-	int32_t error = 0;
-
-	if (!mount->watches)
-		mount->watches = calloc(WATCHES_MAX, sizeof *mount->watches);
-	if (!mount->watches || !fh || mount->watch_count == WATCHES_MAX)
-		error = -ENOMEM;
-	else if (watch_of(mount, fh))
-		error = -EBUSY; /* psi_write() */
-	else if (epoll_ctl(server->epoll, EPOLL_CTL_ADD, fd, &event))
-		error = -errno;
-	if (error)
-		close(fd);
-	else
-		mount->watches[mount->watch_count++] = (struct watch){.fh = fh, .kh = kh, .node = node, .fd = fd};
-	return error;
-}
-
-static int32_t watch_new(struct ic_fuse_server *server, struct mount *mount, uint32_t node, uint64_t fh, int fd)
-{
-	int32_t error = watch(server, mount, node, fh, 0, fd);
-
-	if (!error)
-		server->ask.watched(mount->name, node, fh, 0, fd);
-	return error;
-}
-
-static void unwatch(struct ic_fuse_server *server, struct mount *mount, struct watch *watch)
-{
-	if (!watch->broken)
-		epoll_ctl(server->epoll, EPOLL_CTL_DEL, watch->fd, 0);
-	close(watch->fd);
-	*watch = mount->watches[--mount->watch_count];
-}
-
 /* Who waits polls again, and hears then what has happened. */
-static void wake(const struct mount *mount, const struct watch *watch)
+static void wake(const struct mount *mount, const struct ic_watch *watch)
 {
 	struct fuse_notify_poll_wakeup_out who = {watch->kh};
 	struct fuse_out_header header = {.len = sizeof header + sizeof who, .error = FUSE_NOTIFY_POLL};
@@ -458,21 +402,23 @@ static void wake(const struct mount *mount, const struct watch *watch)
 
 static void watch_event(struct ic_fuse_server *server, int fd, uint32_t events)
 {
-	uint32_t m, i;
+	uint32_t i;
 
-	for (m = 0; m < server->mount_count; m++)
-		for (i = 0; i < server->mounts[m].watch_count; i++) {
-			struct watch *watch = &server->mounts[m].watches[i];
+	for (i = 0; i < server->mount_count; i++) {
+		const struct ic_watch *watch = ic_watch_happens(&server->mounts[i].watches, server->epoll, fd, events);
 
-			if (watch->fd != fd || watch->broken)
-				continue;
-			if (events & EPOLLERR) { /* it will never be otherwise: its cgroup is gone */
-				watch->broken = 1;
-				epoll_ctl(server->epoll, EPOLL_CTL_DEL, fd, 0);
-			}
-			watch->happened = 1;
-			wake(&server->mounts[m], watch);
-		}
+		if (watch)
+			wake(&server->mounts[i], watch);
+	}
+}
+
+static int32_t watch(struct ic_fuse_server *server, struct mount *mount, uint32_t node, uint64_t fh, int fd)
+{
+	int32_t error = ic_watch_add(&mount->watches, server->epoll, node, fh, 0, fd);
+
+	if (!error)
+		server->ask.watched(mount->name, node, fh, 0, fd);
+	return error;
 }
 
 /* As psi_trigger_poll() in kernel/sched/psi.c; of all other files as of those without a poll method. */
@@ -481,7 +427,7 @@ static void poll_file(struct ic_fuse_server *server, struct mount *mount, const 
 {
 	struct fuse_poll_out out = {.revents = POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM};
 	const struct node *node = find(mount, in->nodeid);
-	struct watch *watch = watch_of(mount, poll->fh);
+	struct ic_watch *watch = ic_watch(&mount->watches, poll->fh);
 
 	if (!mount->direct) {
 		refuse(mount, in, ENOSYS); /* from now on poll(2) does not ask */
@@ -522,12 +468,12 @@ static void write_file(struct ic_fuse_server *server, struct mount *mount, const
 		refuse(mount, in, EINVAL);
 		return;
 	}
-	if (watch_of(mount, write->fh))
+	if (ic_watch(&mount->watches, write->fh))
 		error = -EBUSY; /* psi_write() */
 	else if (!write->offset || write->flags & O_APPEND)
 		error = server->ask.written(mount->name, (uint32_t)in->nodeid, data, write->size, in->pid, in->uid);
 	if (error > 0)
-		error = watch_new(server, mount, (uint32_t)in->nodeid, write->fh, error);
+		error = watch(server, mount, (uint32_t)in->nodeid, write->fh, error);
 	touch(node); /* the kernel has what was written in the page cache: not what it became */
 	if (error)
 		refuse(mount, in, -(int64_t)error);
@@ -569,11 +515,11 @@ static void release(struct ic_fuse_server *server, struct mount *mount, const st
 		    const struct fuse_release_in *file)
 {
 	struct ic_handle *handle = ic_handle(&mount->handles, file->fh);
-	struct watch *watch = watch_of(mount, file->fh);
+	struct ic_watch *watch = ic_watch(&mount->watches, file->fh);
 
 	if (watch) {
 		server->ask.watched(mount->name, watch->node, watch->fh, watch->kh, -1);
-		unwatch(server, mount, watch);
+		ic_watch_remove(&mount->watches, server->epoll, watch);
 	}
 	if (handle)
 		ic_handle_close(&mount->handles, handle);
@@ -710,7 +656,7 @@ int ic_fuse_serve(struct ic_fuse_server *server)
 			if (events[i].data.u64 == STOP)
 				return 0;
 			pthread_mutex_lock(&server->lock);
-			if (events[i].data.u64 & WATCH)
+			if (events[i].data.u64 & IC_WATCH)
 				watch_event(server, (int)(uint32_t)events[i].data.u64, events[i].events);
 			else
 				serve_event(server, events[i].data.u64);
@@ -822,9 +768,7 @@ static void empty(struct ic_fuse_server *server, struct mount *mount)
 
 	epoll_ctl(server->epoll, EPOLL_CTL_DEL, mount->fd, 0);
 	close(mount->fd);
-	while (mount->watch_count)
-		unwatch(server, mount, mount->watches);
-	free(mount->watches);
+	ic_watches_free(&mount->watches, server->epoll);
 	for (id = FIRST_NODE; id < mount->node_count; id++) {
 		struct node *node = mount->nodes[id];
 
@@ -908,7 +852,7 @@ int ic_fuse_watch(struct ic_fuse_server *server, uint64_t name, uint32_t node, u
 
 	pthread_mutex_lock(&server->lock);
 	mount = named(server, name);
-	error = mount ? watch(server, mount, node, fh, kh, fd) : -ENOENT;
+	error = mount ? ic_watch_add(&mount->watches, server->epoll, node, fh, kh, fd) : -ENOENT;
 	if (!mount)
 		close(fd);
 	pthread_mutex_unlock(&server->lock);

@@ -29,7 +29,7 @@ if os.geteuid() != 0:
 ENOUGH_MS = int(20_000 * PATIENCE)
 WITHOUT = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 MAX = 32
-"""fuse.c, WATCHES_MAX."""
+"""watches.c, WATCHES_MAX."""
 
 
 class Bells:

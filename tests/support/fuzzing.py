@@ -52,7 +52,7 @@ TARGETS = (
         "notify", ("notify.c", "shortcut.c", "pace.c", "forks.c", "journal.c", "pin.c", "agentlink.c"),
         before="notify_kernel.h", options=("-Wno-unused-variable", "-Wno-unused-but-set-variable"),
     ),
-    Target("fuse", ("fuse.c", "snapshots.c"), before="fuse_kernel.h"),
+    Target("fuse", ("fuse.c", "snapshots.c", "watches.c"), before="fuse_kernel.h"),
     Target("json", ("shim_json.c",)),
 )
 
