@@ -82,10 +82,11 @@ class AgentPool:
         limits: Limits,
         on_slow: Callable[[], None] = _nothing,
         start: Callable[[], Link] = Link,
+        contexts: Contexts | None = None,
     ) -> None:
         """`on_slow` is called once for each call that takes longer than PATIENCE_MS, unless the call brings its own."""
         self.container_ids = container_ids
-        self.contexts = Contexts()
+        self.contexts = Contexts() if contexts is None else contexts
         self._limits = limits
         self._on_slow = on_slow
         self._start = start
@@ -600,7 +601,7 @@ class PinnedAgent:
             fds[agentlink.CONTEXT] = kept.own.fileno()
         how |= self._finish(fds, texts, like, leaves)
         reply = self._act(agentlink.FSMOUNT, fds, texts, flags=how, mount_flags=attributes)
-        kept.mount, kept.mount_id = Fd(reply.given[0]), reply.value
+        self._pool.contexts.hold(kept, Fd(reply.given[0]), reply.value)
 
     def open_mount(self, context: Context) -> int:
         kept = self._kept(context)

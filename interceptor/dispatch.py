@@ -540,6 +540,7 @@ class Dispatcher:
             outcome = self.answer(host, notification, buffer)
         else:
             outcome = Outcome(notification, verdict, call=self.name_of(notification.arch, notification.nr))
+            self.pool.contexts.drop_attached()
         outcome.why = f"{outcome.why}; {why}" if outcome.why else why
         log.info("recovered", container=self.container.id, call=outcome.call, how=why, answer=str(outcome.verdict))
         return outcome

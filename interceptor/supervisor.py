@@ -27,6 +27,8 @@ from interceptor import diagnosis, registry, shortcut, succession
 from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
 from interceptor.client import program
+from interceptor.contexts import Contexts
+from interceptor.contexts import inherit as inherit_mounts
 from interceptor.control import Control
 from interceptor.device_programs import Programs, inherit
 from interceptor.dispatch import Dispatcher, Routes, routes_of
@@ -204,7 +206,8 @@ class Supervisor:
 
     def register(self, container: Container) -> None:
         policy = self.policy(container.policy)
-        pool = AgentPool(container.ids, policy.limits, start=partial(Link, self.keeper))
+        contexts = Contexts(container.id, self.keeper)
+        pool = AgentPool(container.ids, policy.limits, start=partial(Link, self.keeper), contexts=contexts)
         compiled = self._compile(policy)
         entry = Entry(
             container, policy, Dispatcher(container, policy, compiled.routes, pool, launch=self._launcher), compiled.table,
@@ -263,6 +266,7 @@ class Supervisor:
         that were registered again.
         """
         inherit(self.keeper, self._device_programs)
+        inherit_mounts(self.keeper, self._contexts)
         unfinished = dict(self.journal.unfinished())
         for key, kept in self.keeper.inherited(NOTIFIER).items():
             with self._lock:
@@ -284,6 +288,11 @@ class Supervisor:
         with self._lock:
             entry = self._entries.get(container_id)
         return entry.dispatcher.device_programs if entry else None
+
+    def _contexts(self, container_id: str) -> Contexts | None:
+        with self._lock:
+            entry = self._entries.get(container_id)
+        return entry.dispatcher.pool.contexts if entry else None
 
     def _serve(self, entry: Entry, key: str, fd: int) -> Session:
         slot = partial(self.journal.open, _number(key))

@@ -5,6 +5,7 @@ An agent that is stopped holds a call where it is; what the supervisor had sent 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from support import whole
 from support.process import processes
 from support.waiting import wait_for
 
+from interceptor.errors import InterceptorError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -28,6 +31,9 @@ pytestmark = [
 
 MOUNT = ("mount", "-t", "proc", "none", "/mnt")
 NAME = ("hostname", "web-7")
+NEW = ("open", "proc", "create", "mount", "0", "wait", "move", "/mnt", "close", "umount", "/mnt")
+"""Of support/newmount.c: there is no other descriptor of the mount's when it is unmounted."""
+FREESTANDING = ("-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie")
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +147,52 @@ def test_a_supervisor_may_also_die_in_the_recovery(box: whole.Box) -> None:
         os.kill(pid, signal.SIGCONT)
     assert ended(inside) == (0, "")
     assert mounted(box) == 1
+
+
+@contextlib.contextmanager
+def detached(box: whole.Box) -> Iterator[subprocess.Popen[str]]:
+    """A program that has a mount of the new API, and waits before it attaches it."""
+    command = ("exec", "--user", "0:0", box.id, box.probe("newmount", *FREESTANDING), *NEW)
+    with subprocess.Popen(
+        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", *command),
+        env=box.host.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
+    ) as inside:  # fmt: skip
+        assert inside.stdout is not None
+        assert [inside.stdout.readline() for _ in range(3)] == ["open ok\n", "create ok\n", "mount ok\n"]
+        yield inside
+
+
+ATTACHED = "move ok\nclose ok\numount ok\n"
+
+
+def test_a_detached_mount_outlives_supervisors(box: whole.Box) -> None:
+    with detached(box) as inside:
+        for _ in range(2):
+            kill(box.host.supervisor_pid())
+            wait_for(lambda: serves(box.host), "the next one", within=20)
+        assert inside.communicate("x", timeout=60)[0] == ATTACHED
+    assert mounted(box) == 0
+
+
+def test_a_mount_that_is_attached_when_the_supervisor_is_dead_is_not_busy(box: whole.Box) -> None:
+    with detached(box) as inside:
+        stopped = stop(agents(box.host))
+        assert inside.stdin is not None
+        inside.stdin.write("x")
+        inside.stdin.flush()
+        with box.host.client() as client:
+            wait_for(
+                lambda: client.call("examine", container=box.id)["containers"][0]["handling_ms"] > 20, "the call", within=20
+            )
+        kill(box.host.supervisor_pid())
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        assert inside.communicate(timeout=60)[0] == ATTACHED
+    assert mounted(box) == 0
+
+
+def serves(host: whole.Host) -> bool:
+    try:
+        return bool(host.supervisor_pid())
+    except (InterceptorError, OSError):  # the one that has just died
+        return False

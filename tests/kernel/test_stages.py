@@ -95,8 +95,6 @@ ENTRIES: dict[str, tuple[Step, ...]] = {
     "seccomp": (("seccomp", 1, 8, 0),),
 }  # fmt: skip
 MAKE_DESCRIPTORS = ("fsopen", "fsmount", "fspick", "open_tree")
-NOT_HANDED_OVER = {"move_mount": -errno.EINVAL}
-"""What a call says when it is made again after its mount has gone with the supervisor that held it (docs/design.md)."""
 MORE: dict[str, tuple[Step, ...]] = {
     "mount sysfs": (("mount", "none", PLACE, "sysfs", 0, 0),),
     "mount overlay": (*_TREE, ("mount", "none", PLACE, "overlay", 0, OVERLAY)),
@@ -289,8 +287,6 @@ def test_dies_when_it_was(stage: str, host: whole.Host, callers: list[Caller], h
         result = caller.receive()
         op = parked.get(caller.name)
         may = stage in ("received", "answered") or op is None or redone(caller, stage, op)
-        if may and stage in ("received", "acting") and result == NOT_HANDED_OVER.get(caller.name):
-            continue
         if not (caller.same(result) if may else result == -errno.EINTR):
             wrong.append(f"{caller.name} (action {op}): {result}, usually {caller.usual}")
     for path in held.iterdir():

@@ -11,6 +11,7 @@
  *   attr SET CLEAR       mount_setattr of the current mount
  *   ls NAME              opens NAME below the current mount
  *   close                closes the current mount
+ *   wait                 for a byte from standard input
  *   keep, run PROGRAM …  the context survives execve, which is what happens next; `inherit FD`: it is the current one
  *   umount PATH
  *   old SOURCE TARGET TYPE  mount(2), without the loop devices that mount(8) sets up for files; read-only, nosuid
@@ -162,6 +163,8 @@ static long attributes(const char *set_, const char *clear)
 	return sys(MOUNT_SETATTR, mount, P(""), 0x1000, P(attr), sizeof attr);
 }
 
+static char awaited;
+
 static long list(const char *name)
 {
 	long fd = sys(OPENAT, mount, P(name), 0, 0, 0);
@@ -195,6 +198,8 @@ static int step(char **arg)
 		report(what, list(arg[1]));
 	else if (same(what, "close"))
 		return report(what, sys(CLOSE, mount, 0, 0, 0, 0)), 1;
+	else if (same(what, "wait"))
+		return sys(READ, 0, P(&awaited), 1, 0, 0), 1;
 	else if (same(what, "old"))
 		return report(what, sys(MOUNT, P(arg[1]), P(arg[2]), P(arg[3]), 3, 0)), 4;
 	else if (same(what, "keep"))
