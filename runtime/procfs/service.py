@@ -291,7 +291,7 @@ class Procfs:
             stack.callback(mount.close)
         made["write"].add(remembered.add(self._of("write")))
         _add(computed.show(0, view, self._of(*COMPUTED)), made["read"], made["write"], opened)
-        if not mountinfo.topmost(mountinfo.parse(table), f"{top}/{WHOLE}"):
+        if made["write"].tree is not None or not mountinfo.topmost(mountinfo.parse(table), f"{top}/{WHOLE}"):
             _bind_read_only(f"{top}/write", f"{top}/{WHOLE}")
         if made["read"].tree is not None or not os.path.ismount(f"{top}/file"):
             _write_constants(top, self._of("file"), view, owner)
