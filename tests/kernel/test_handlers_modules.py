@@ -1,19 +1,24 @@
-"""init_module(2), finit_module(2) and delete_module(2), with and without the filter; the host's modprobe is a script here."""
+"""init_module(2), finit_module(2) and delete_module(2), with and without the filter.
+
+The host's modprobe is a script here, but for the last tests: they have a kernel load modules, under `make machine`.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import shlex
+import shutil
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import whole
+from support import machine, whole
 from support.modules import image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.root,
@@ -127,3 +132,59 @@ def test_without_the_capability_the_kernel_decides(box: whole.Box) -> None:
     done = box.exec(box.probe("modules"), add(box, "there"), user="1000:1000")
     found = dict(line.split(": ") for line in done.stdout.splitlines())
     assert set(found.values()) in REFUSED
+
+
+REAL = "extends: [default]\nselectable: true\nlimits: {modules: [dummy, vxlan, ifb, no_such_*]}\n"
+HOSTS = Path("/etc/modprobe.d/interceptor-test.conf")
+"""What the host's administrator has said: modprobe.d(5)."""
+
+
+def loaded(name: str) -> bool:
+    return Path("/sys/module", name).is_dir()
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[whole.Box]:
+    """A container to which modules are lent that this kernel can load, and has not."""
+    HOSTS.write_text("options dummy numdummies=2\nblacklist ifb\n", encoding="ascii")
+    try:
+        with whole.host("runc", {"real": REAL}) as host:
+            assert not any(map(loaded, ("dummy", "vxlan", "udp_tunnel", "ifb", "zram")))
+            yield host.box("real")
+    finally:
+        subprocess.run(["modprobe", "--remove", "dummy", "vxlan", "ifb"], check=True)
+        HOSTS.unlink()
+
+
+@machine.only
+def test_the_hosts_own_module_is_loaded_with_the_hosts_parameters(real: whole.Box) -> None:
+    """The container's file, though it is a module of that kernel's, and its parameters are not."""
+    found = subprocess.run(["modinfo", "--filename", "dummy"], check=True, capture_output=True, text=True).stdout.strip()
+    shutil.copy(found, real.rootfs / "probe/dummy.ko")
+    real.sh("busybox insmod /probe/dummy.ko numdummies=7")
+    assert Path("/sys/module/dummy/initstate").read_text() == "live\n"
+    assert sorted(path.name for path in Path("/sys/class/net").glob("dummy*")) == ["dummy0", "dummy1"]
+    # Now it is there, for containers as well to which it is not lent; and nobody inside removes it.
+    another = real.host.box()
+    another.sh(f"busybox insmod {add(another, 'dummy')}")
+    assert "not permitted" in real.exec("busybox", "rmmod", "dummy").stderr
+    assert loaded("dummy")
+
+
+@machine.only
+def test_a_module_comes_with_what_it_needs_and_in_every_way_to_ask(real: whole.Box) -> None:
+    found = answers(real, "vxlan")
+    assert {call: found.pop(call) for call in THE_SAME} == THE_SAME
+    assert found.pop("delete_module") == "EPERM"
+    assert set(found.values()) == {"ok"}
+    assert loaded("vxlan")
+    assert loaded("udp_tunnel")
+
+
+@machine.only
+def test_the_kernel_gets_no_other(real: whole.Box) -> None:
+    """What is not lent; what the host's administrator has forbidden; what the host has not."""
+    for name, answer in (("zram", "EPERM"), ("ifb", "ENOENT"), ("no_such_module", "ENOENT")):
+        found = answers(real, name)
+        assert (found["finit_module"], found["init_module"], found["delete_module"]) == (answer, answer, "ENOENT")
+        assert not loaded(name)
