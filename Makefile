@@ -71,8 +71,8 @@ $(STAMPS)/atheris: $(STAMPS)/venv
 	$(PIP) install -q 'atheris>=2.3'
 	@touch $@
 
-# What this host's root may lack (CAP_SYS_RESOURCE), or this host must not be put through (modules are loaded), on a virtual
-# machine with Debian's kernel; emulated, it takes minutes.
+# What this host's root may lack (CAP_SYS_RESOURCE), or this host must not be put through (modules are loaded, files
+# are served), on a virtual machine with Debian's kernel; emulated, it takes minutes.
 machine: build $(STAMPS)/images.apt $(STAMPS)/machine.apt
 	tests/machine/run
 

@@ -92,7 +92,7 @@ IMAGES = {
         suite="bookworm",
         packages=(
             "busybox-static", "crun", "gcc", "iproute2", "kmod", "libc6-dev", "libseccomp2", "linux-image-cloud-amd64",
-            "procps", "python3", "runc", "util-linux",
+            "nfs-kernel-server", "procps", "python3", "runc", "samba", "util-linux",
         ),
     ),
     "docker-sid": Image(

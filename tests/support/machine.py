@@ -1,4 +1,4 @@
-"""What only a machine of the tests' own may be put through: its kernel loads modules."""
+"""What only a machine of the tests' own may be put through: its kernel loads modules, and serves files."""
 
 from __future__ import annotations
 
