@@ -111,6 +111,28 @@ def unified(given: Iterable[str]) -> int:
     return next((os.stat(directory).st_ino for directory in given if os.path.exists(f"{directory}/cgroup.controllers")), 0)
 
 
+def named(path: str, table: Iterable[Mount]) -> list[str]:
+    """The directories that a configuration's `linux.cgroupsPath` means, in every hierarchy of `table`. Pure.
+
+    An absolute path, or "SLICE:PREFIX:NAME" for a scope of systemd's; none for one that begins at the runtime's own cgroup.
+    Source: OCI runtime-spec, config-linux.md, "Cgroups Path"; runc libcontainer/cgroups/systemd, ExpandSlice().
+    """
+    match path.split(":"):
+        case [slice_, prefix, name]:
+            path = f"{_expanded(slice_ or 'system.slice')}/{prefix}-{name}.scope"
+        case [absolute] if absolute.startswith("/") and absolute.strip("/"):
+            path = os.path.normpath("/" + absolute.strip("/"))
+        case _:
+            return []
+    return [mount.point.rstrip("/") + path for mount in table if mount.fstype in {"cgroup", "cgroup2"}]
+
+
+def _expanded(slice_: str) -> str:
+    """The path of a slice, whose name says those above: a-b.slice is below a.slice; -.slice is the root."""
+    parts = [part for part in slice_.removesuffix(".slice").split("-") if part]
+    return "".join(f"/{'-'.join(parts[:number])}.slice" for number in range(1, len(parts) + 1))
+
+
 def _below(root: str, path: str) -> str:
     """`path` relative to a mount of `root`, with a leading slash; "" for the root itself and for what lies
     elsewhere.

@@ -12,7 +12,7 @@ import threading
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from runtime import (
     process,
     removal,
     requests,
+    unfinished,
 )
 from runtime import record as records
 from runtime.ahead import Ahead
@@ -102,6 +103,8 @@ class Pending:
     """Its pid, and what is given to it, once somebody has begun with that."""
     resumed: bool = True
     """Whether its creator is connected to us, not only to the supervisor before us."""
+    turn: threading.RLock = field(default_factory=threading.RLock)
+    """Held by who completes or undoes it."""
 
 
 class Lifecycle:
@@ -123,7 +126,8 @@ class Lifecycle:
         core.cover_fresh(self._procfs)
         core.tell_of_notifiers(self._init_is_there)
         self._pending: dict[str, Pending] = {}
-        self._creating: set[str] = set()
+        self._creating: dict[str, threading.Event] = {}
+        """Containers that are neither complete nor undone; set once `create` has prepared it, or failed to."""
 
     def recover(self) -> None:
         """Registers the containers that an earlier supervisor left alive; cleans up after the others."""
@@ -150,10 +154,12 @@ class Lifecycle:
         """An earlier supervisor died in the creation: the entry will say `resume`, or it is undone."""
         namespace = process.mount_namespace(record.namespace) or removal.own_mount_namespace()
         undo = ExitStack()
+        self._creating[record.id] = prepared = threading.Event()
+        prepared.set()
+        undo.callback(self._creating.pop, record.id)
+        undo.callback(self._pending.pop, record.id)
         undo.callback(removal.remove, self._host, record, namespace)
         undo.callback(self._core.unregister, record.id)
-        self._creating.add(record.id)
-        undo.callback(self._creating.discard, record.id)
         ahead = Ahead(self._threads, partial(self._make_parts, record, namespace))
         self._pending[record.id] = Pending(record, container, namespace, undo, ahead, resumed=False)
         timer = threading.Timer(RESUME_SECONDS, self._abort_unless_resumed, [record.id])
@@ -163,7 +169,7 @@ class Lifecycle:
     def _abort_unless_resumed(self, container_id: str) -> None:
         pending = self._pending.get(container_id)
         if pending is not None and not pending.resumed:
-            self._abort(container_id)
+            self._abort(pending)
 
     def resume(self, request: Request) -> Mapping[str, Any]:
         """An entry goes on with a creation that it began with an earlier supervisor."""
@@ -171,7 +177,7 @@ class Lifecycle:
         pending = self._pending.get(container_id)
         if pending is not None:
             pending.resumed = True
-            request.on_disconnect.callback(self._abort, container_id)
+            request.on_disconnect.callback(self._abort, pending)
         elif container_id not in self._core.containers:
             raise InterceptorError(f"container {container_id} is not being created")
         return {}
@@ -184,17 +190,19 @@ class Lifecycle:
         asked = Creation.of(request.body)
         runtime = self._runtimes.choose(asked.runtime, self._host.config.runtime, self._host.config.origin)
         self._abort_unless_resumed(asked.id)
-        with requests.mount_namespace(request) as namespace, ExitStack() as undo:
-            undo.enter_context(self._claim(asked.id))
+        with requests.mount_namespace(request) as namespace, ExitStack() as prepared, ExitStack() as undo:
+            prepared.callback(undo.enter_context(self._claim(asked.id)).set)
+            undo.callback(self._pending.pop, asked.id, None)
             record = prepare(self._host, asked, runtime, namespace, undo)
             undo.callback(removal.forget_data, self._host, record)
             container = record.container()
             self._core.register(container)
             undo.callback(self._core.unregister, asked.id)
             kept = namespace.duplicate()
+            undo.callback(unfinished.remove, record, kept)
             ahead = Ahead(self._threads, partial(self._make_parts, record, kept))
-            self._pending[asked.id] = Pending(record, container, kept, undo.pop_all(), ahead)
-        request.on_disconnect.callback(self._abort, asked.id)
+            pending = self._pending[asked.id] = Pending(record, container, kept, undo.pop_all(), ahead)
+        request.on_disconnect.callback(self._abort, pending)
         request.afterwards.append(ahead.start)
         return self._reply(asked, runtime, record)
 
@@ -213,25 +221,30 @@ class Lifecycle:
         }
 
     @contextmanager
-    def _claim(self, container_id: str) -> Iterator[None]:
+    def _claim(self, container_id: str) -> Iterator[threading.Event]:
         """Nobody else creates a container of this id meanwhile."""
         with self._lock:
             if container_id in self._core.containers or container_id in self._creating:
                 raise InterceptorError(f"container {container_id} exists already; delete it, or choose another id")
-            self._creating.add(container_id)
+            prepared = self._creating[container_id] = threading.Event()
         try:
-            yield
+            yield prepared
         finally:
-            self._creating.discard(container_id)
+            if self._creating.get(container_id) is prepared:  # not completed
+                del self._creating[container_id]
 
-    def _abort(self, container_id: str) -> None:
-        """Undoes a creation that was not completed; idempotent."""
-        pending = self._pending.pop(container_id, None)
-        if pending is not None:
+    def _abort(self, pending: Pending) -> None:
+        """Undoes a creation that was not completed; returns when it is undone, by whomever. Idempotent."""
+        with pending.turn:
+            if not self._is_pending(pending):
+                return
             self._begin_to_give(pending, 0)[1].discard()  # also if its notifier comes only now
             pending.ahead.discard()
-            with pending.namespace, self._procfs.forget(container_id):
+            with pending.namespace, self._procfs.forget(pending.record.id):
                 pending.undo.close()
+
+    def _is_pending(self, pending: Pending) -> bool:
+        return self._pending.get(pending.record.id) is pending
 
     # -- created ------------------------------------------------------------------------------------------------
 
@@ -247,19 +260,21 @@ class Lifecycle:
             return {}  # an earlier supervisor completed it, and died before it could say so
         if pending is None:
             raise InterceptorError(f"container {container_id} is not being created")
-        if status != 0:
-            self._abort(container_id)
-            return {}
-        if not isinstance(pid, int) or process.start_time(pid) is None:
-            raise InterceptorError(
-                f"the runtime created container {container_id}, but its init (pid {pid!r}) does not live"
-            )
-        self._complete(pending, pid)
-        request.on_disconnect.pop_all()
-        del self._pending[container_id]
-        pending.undo.pop_all()
-        pending.namespace.close()
-        self._creating.discard(container_id)
+        with pending.turn:
+            if not self._is_pending(pending):
+                raise InterceptorError(f"container {container_id} was deleted while it was created")
+            if status != 0:
+                self._abort(pending)
+                return {}
+            if not isinstance(pid, int) or process.start_time(pid) is None:
+                raise InterceptorError(
+                    f"the runtime created container {container_id}, but its init (pid {pid!r}) does not live"
+                )
+            self._complete(pending, pid)
+            request.on_disconnect.pop_all()
+            del self._pending[container_id], self._creating[container_id]
+            pending.undo.pop_all()
+            pending.namespace.close()
         return {}
 
     def _has_init(self, container_id: str, pid: object) -> bool:
@@ -390,6 +405,12 @@ class Lifecycle:
         """Removes what `create` made; idempotent."""
         container_id = requests.identifier(request.body)
         base = self._host.places.container(container_id)
+        prepared = self._creating.get(container_id)
+        if prepared is not None:
+            prepared.wait()
+        pending = self._pending.get(container_id)
+        if pending is not None:
+            self._abort(pending)
         self._core.unregister(container_id)
         request.afterwards.append(self._procfs.forget(container_id).close)
         if os.path.exists(f"{base}/{records.RECORD}"):

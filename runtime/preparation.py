@@ -21,6 +21,7 @@ from interceptor.policy import Told
 from runtime import (
     binds,
     bundle,
+    cgroups,
     commandline,
     datadirs,
     devices,
@@ -181,6 +182,8 @@ class _Preparation:
         base = self._make_place()
         entries = self.config.get("mounts") or []
         table = mountinfo.parse(text("/proc/thread-self/mountinfo"))
+        named = cgroups.named(self.config["linux"].get("cgroupsPath") or "", table)
+        self.record.cgroups = [directory for directory in named if not os.path.exists(directory)]
         clones = Clones(table, self.user_namespace)
         found = rootfs.describe(os.path.join(self.record.bundle, self.config["root"].get("path") or ""), table)
         self.record.rootfs = found[0]

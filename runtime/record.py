@@ -69,6 +69,8 @@ class Record:
     """Ceilings.sysctls, as they were."""
     cgroup: int = 0
     """Container.cgroup."""
+    cgroups: list[str] = field(default_factory=list)
+    """Those that its runtime is to make: what `linux.cgroupsPath` names and was not there before."""
     absent: list[int] = field(default_factory=list)
     """Numbers of system calls that are ENOSYS beneath its profile."""
     oom_score: OomScore | None = None

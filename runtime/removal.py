@@ -15,7 +15,7 @@ from interceptor.errors import InterceptorError
 from interceptor.native import children
 from interceptor.native.fd import Fd
 from interceptor.native.namespaces import in_mount_namespace
-from runtime import bundle, place, process, rootfs
+from runtime import bundle, place, process, rootfs, unfinished
 from runtime import record as records
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def own_mount_namespace() -> Fd:
 def remove(host: Host, record: Record, namespace: Fd) -> None:
     """Removes everything of one container; `namespace` is where its mounts are."""
     base = host.places.container(record.id)
+    if record.init_pid is None:
+        unfinished.remove(record, namespace)
     with in_mount_namespace(namespace.fileno()):
         bundle.restore(record.bundle, base)
         if record.rootfs.covers and _is_ours(record.rootfs.engine, f"{base}/rootfs"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import whole
+from support import cgroups, whole
 from support.probes import probe
 from support.waiting import wait_for
 
@@ -265,7 +265,9 @@ def test_the_runtime_is_killed_in_the_middle_of_create(host: whole.Host) -> None
                 creating.wait(milliseconds / 1000)
             creating.kill()
             creating.wait()
-        box.remove()
+        deleted = host.entry("delete", "--force", box.id)
+        assert deleted.returncode == 0, deleted.stderr
+        wait_for(lambda box=box: not list(cgroups.directories(box.cgroup.strip("/"))), "its cgroups' end", within=20)
         shutil.rmtree(box.directory)
     assert host.box().sh(WORKS) == "done\n"
     wait_for(lambda: len(containers(host)) == 1, "the others' end", within=20)

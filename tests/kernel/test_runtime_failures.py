@@ -5,20 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import shutil
 import subprocess
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import oci
+from support import cgroups, oci
 from support.leaks import open_files
 from support.waiting import wait_for
 
 from interceptor.errors import ConfigError, InterceptorError
 from interceptor.ports import Request
+from runtime import lifecycle
 from runtime.config import HostConfig, Ids
 from runtime.lifecycle import Lifecycle
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from runtime.lifecycle import Given, Pending
+    from runtime.record import Record
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -190,6 +194,73 @@ def test_an_entry_that_dies_before_it_says_created(host: oci.Host, plain: Path) 
     host.call(request.on_disconnect.close)
     assert json.loads((bundle / "config.json").read_text()) == values
     assert is_clean(host)
+
+
+def made(host: oci.Host, name: str) -> list[Path]:
+    """The cgroups of container `name`."""
+    return [directory for directory in cgroups.directories(host.cgroup.strip("/")) if directory.name == name]
+
+
+def delete(host: oci.Host, name: str) -> None:
+    """What the entry says when the runtime has."""
+    host.lifecycle.deleted(Request({"id": name}, [host.namespace]))
+
+
+def test_what_a_runtime_has_made_that_nobody_knows_of(host: oci.Host, plain: Path) -> None:
+    """As when it was killed before it could write down that there is a container: its `delete` finds none."""
+    request, reply = host.prepare("a", host.bundle("a", sleeping(host, plain, "a")))
+    assert host.execute_create(reply, host.directory / "a.out") == 0
+    init = os.pidfd_open(int(Path(reply["pid_file"]).read_text()))
+    shutil.rmtree(host.directory / "oci/a")
+    assert made(host, "a")
+    host.call(request.on_disconnect.close)
+    with os.fdopen(init):
+        assert select.select([init], [], [], 20)[0], "its init has ended"
+    assert not made(host, "a")
+    assert is_clean(host)
+
+
+def test_a_cgroup_that_was_there_before_stays(host: oci.Host, plain: Path) -> None:
+    host.create("b", host.bundle("b", sleeping(host, plain, "b")))
+    before = made(host, "b")
+    request, _ = host.prepare("a", host.bundle("a", sleeping(host, plain, "b")))
+    host.call(request.on_disconnect.close)
+    assert before
+    assert made(host, "b") == before
+    assert host.state("b") == "created"
+    host.delete("b")
+    assert is_clean(host)
+
+
+def test_a_delete_in_the_middle_of_create(host: oci.Host, plain: Path) -> None:
+    """It undoes the creation; and who created has no part in what is created after that."""
+    first, _ = host.prepare("a", host.bundle("a", sleeping(host, plain, "a")))
+    host.call(lambda: delete(host, "a"))
+    assert is_clean(host)
+    with pytest.raises(InterceptorError, match="is not being created"):
+        host.call(lambda: host.lifecycle.created(Request({"id": "a", "status": 0, "pid": os.getpid()}, [])))
+    second, _ = host.prepare("a", host.bundle("again", sleeping(host, plain, "a")))
+    host.call(first.on_disconnect.close)
+    assert list(host.core.containers) == ["a"]
+    host.call(second.on_disconnect.close)
+    assert is_clean(host)
+
+
+def test_a_delete_while_it_is_prepared_waits_for_that(host: oci.Host, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, deleted = lifecycle.prepare, threading.Thread(target=lambda: delete(host, "a"))
+
+    def prepare(*arguments: Any) -> Record:
+        record = real(*arguments)
+        deleted.start()
+        deleted.join(0.2)
+        assert deleted.is_alive()
+        return record
+
+    monkeypatch.setattr(lifecycle, "prepare", prepare)
+    request, _ = host.prepare("a", host.bundle("a", sleeping(host, plain, "a")))
+    deleted.join()
+    assert is_clean(host)
+    host.call(request.on_disconnect.close)
 
 
 def test_a_runtime_that_fails(host: oci.Host, plain: Path) -> None:

@@ -235,13 +235,9 @@ class Host:
         """create, the runtime's own create, created; answers init's pid."""
         request, reply = self.prepare(container_id, bundle)
         output = output or self.directory / f"{container_id}.out"
-        with output.open("w") as stream:
-            done = subprocess.run(
-                ["nsenter", f"--mount=/proc/self/fd/{self.namespace}", "--", *reply["exec"]],
-                pass_fds=[self.namespace], stdin=subprocess.PIPE, stdout=stream, stderr=stream, check=False, timeout=60,
-            )  # fmt: skip
-        pid = int(Path(reply["pid_file"]).read_text()) if done.returncode == 0 else None
-        request.body = {"id": container_id, "status": done.returncode, "pid": pid}
+        status = self.execute_create(reply, output)
+        pid = int(Path(reply["pid_file"]).read_text()) if status == 0 else None
+        request.body = {"id": container_id, "status": status, "pid": pid}
         try:
             self.call(lambda: self.lifecycle.created(request))
         except BaseException:
@@ -249,6 +245,14 @@ class Host:
             raise
         assert pid is not None, output.read_text()
         return pid
+
+    def execute_create(self, reply: Mapping[str, Any], output: Path) -> int:
+        """The runtime's own create, as `prepare` answered; its status."""
+        with output.open("w") as stream:
+            return subprocess.run(
+                ["nsenter", f"--mount=/proc/self/fd/{self.namespace}", "--", *reply["exec"]],
+                pass_fds=[self.namespace], stdin=subprocess.PIPE, stdout=stream, stderr=stream, check=False, timeout=60,
+            ).returncode  # fmt: skip
 
     def start(self, container_id: str) -> None:
         self.run(self.runtime, *self.oci, "start", container_id)

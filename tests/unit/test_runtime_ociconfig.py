@@ -260,6 +260,32 @@ def test_a_cgroup_mount_of_another_root_shows_only_what_lies_below_it() -> None:
     assert list(cgroups.directories("0::/ab", table)) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "directory"),
+    [
+        ("/docker/x", "/docker/x"),
+        ("/docker//x/", "/docker/x"),
+        ("system.slice:docker:x", "/system.slice/docker-x.scope"),
+        (":docker:x", "/system.slice/docker-x.scope"),
+        ("-.slice:docker:x", "/docker-x.scope"),
+        ("kubepods-burstable-pod1.slice:cri:x",
+         "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-x.scope"),
+    ],
+)  # fmt: skip
+def test_the_cgroups_that_a_configuration_names(path: str, directory: str) -> None:
+    table = mountinfo.parse(
+        "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
+        "33 31 0:30 / /run rw - tmpfs tmpfs rw\n"
+        "41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    )
+    assert cgroups.named(path, table) == [f"/sys/fs/cgroup/cpu{directory}", f"/sys/fs/cgroup{directory}"]
+
+
+@pytest.mark.parametrize("path", ["", "/", "x", "docker/x", "a:b"])
+def test_what_lies_below_the_runtimes_own_cgroup_is_not_guessed(path: str) -> None:
+    assert cgroups.named(path, mountinfo.parse("41 31 0:38 / /cg rw - cgroup2 cgroup2 rw\n")) == []
+
+
 def test_docker_says_who_a_container_is_beside_its_hosts_file() -> None:
     container = "f" * 64
     config = {"mounts": [{"destination": "/etc/hosts", "source": f"/d/containers/{container}/hosts"}]}
