@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
+from support.both_abis import MARKS
 from support.waiting import wait_for
 
 from interceptor.native import devicebpf
@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="the program makes x86-64's and i386's calls"),
-]
+pytestmark = MARKS
 
 TOP = Path("/sys/fs/cgroup")
 OTHERWISE = {

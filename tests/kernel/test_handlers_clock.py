@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
+from support.both_abis import MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="the program makes x86-64's and i386's calls"),
-]
+pytestmark = MARKS
 
 PRETENDS = """\
 extends: [default]

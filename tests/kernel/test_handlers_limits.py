@@ -6,26 +6,20 @@ it is refused with the reason. `make machine` runs this on a kernel where nothin
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
+from support.both_abis import MARKS, answers
 
 from runtime.process import may_raise_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="the program makes x86-64's and i386's calls"),
-]
+pytestmark = MARKS
 
 CEILINGS = """\
 extends: [default]
@@ -60,14 +54,6 @@ def host() -> Iterator[whole.Host]:
 @pytest.fixture(scope="module")
 def box(host: whole.Host) -> whole.Box:
     return host.box("ceilings")
-
-
-def answers(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]:
-    """Call → its answer, and what the program saw afterwards."""
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    heads = [line.rpartition(": ") for line in lines[::2]]
-    return {head[0]: (head[2], after) for head, after in zip(heads, lines[1::2], strict=True)}
 
 
 @pytest.mark.parametrize("abi", ["64", "32"])

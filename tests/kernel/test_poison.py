@@ -7,8 +7,6 @@ its reason. The cases follow from the registry (support/poison.py): a call that 
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from support import poison, whole
+from support.both_abis import MARKS
 from support.probes import probe
 
 from interceptor import registry
@@ -28,13 +27,7 @@ if TYPE_CHECKING:
 
     from interceptor.registry import Syscall
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-    pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="the program makes x86-64's and i386's calls"),
-]
+pytestmark = [*MARKS, pytest.mark.slow]
 
 ROWS = registry.load()
 CEILINGS = "limits: {nice: -5, realtime-priority: 10, io-realtime: 4, rlimits: {nofile: 2097152}, loop-devices: 2}\n"

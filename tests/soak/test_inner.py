@@ -22,6 +22,7 @@ from support.engine import Engine
 from support.images import image
 from support.runtime import over, view_for, why_not
 from support.system_container import SystemContainer
+from support.under_fire import meanwhile
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -91,9 +92,8 @@ def supervisor(engine: Engine) -> int | None:
 @contextlib.contextmanager
 def killing(engine: Engine) -> Iterator[list[int]]:
     killed: list[int] = []
-    over = threading.Event()
 
-    def kill() -> None:
+    def kill(over: threading.Event) -> None:
         while not over.wait(EVERY_S):
             pid = supervisor(engine)
             if pid is not None:
@@ -101,13 +101,8 @@ def killing(engine: Engine) -> Iterator[list[int]]:
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
+    with meanwhile(kill):
         yield killed
-    finally:
-        over.set()
-        thread.join()
 
 
 class Stuck:

@@ -46,17 +46,7 @@ int open(const char *path, int flags, ...)
 	return REAL(open)(path, flags, mode);
 }
 
-int open64(const char *path, int flags, ...)
-{
-	va_list rest;
-	unsigned mode;
-
-	va_start(rest, flags);
-	mode = va_arg(rest, unsigned);
-	va_end(rest);
-	NO_FILE_IF_LOST();
-	return REAL(open64)(path, flags, mode);
-}
+int open64(const char *path, int flags, ...) __attribute__((alias("open"))); /* where long has 64 bits it is the same */
 
 int openat(int directory, const char *path, int flags, ...)
 {

@@ -15,7 +15,7 @@ from support.process import processes
 from interceptor.errors import InterceptorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from support.whole import Host
 
@@ -29,12 +29,24 @@ class Killed(list[int]):
 
 
 @contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Has `work` go on, on a thread of its own, until the event that it is given says that the block is over."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
 def killing(host: Host, every: float) -> Iterator[Killed]:
     """SIGKILL to the supervisor every so many seconds."""
     killed = Killed()
-    over = threading.Event()
 
-    def kill() -> None:
+    def kill(over: threading.Event) -> None:
         while not over.wait(every):
             try:
                 pid = host.supervisor_pid()
@@ -47,13 +59,8 @@ def killing(host: Host, every: float) -> Iterator[Killed]:
             killed.append(pid)
             killed.seconds.append(time.monotonic() - begin)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
+    with meanwhile(kill):
         yield killed
-    finally:
-        over.set()
-        thread.join()
 
 
 def agents(host: Host) -> list[int]:
@@ -66,23 +73,17 @@ def agents(host: Host) -> list[int]:
 def killing_agents(host: Host) -> Iterator[list[int]]:
     """SIGKILL to one agent after the other, a few hundredths of a second apart; their pids."""
     killed: list[int] = []
-    over = threading.Event()
     chance = random.Random(1)  # noqa: S311 - no secret
 
-    def kill() -> None:
+    def kill(over: threading.Event) -> None:
         while not over.wait(chance.uniform(0.005, 0.04)):
             with suppress(IndexError, ProcessLookupError):
                 pid = chance.choice(agents(host))
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
+    with meanwhile(kill):
         yield killed
-    finally:
-        over.set()
-        thread.join()
 
 
 def _answering(host: Host) -> int | None:
