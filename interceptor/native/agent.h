@@ -66,8 +66,8 @@ long path_open(const struct call *call, int base, const char *path, uint32_t fla
 #define PATH_NOFOLLOW 1u
 #define PATH_READABLE 2u   /* a directory that the tracee may also list */
 #define PATH_LIST 4u       /* the same, and the descriptor is one for listing it */
-/* The target of a mount. */
-long path_target(const struct call *call);
+/* path_enter(), and then the target of a mount. */
+long path_enter_target(struct call *call);
 
 /* agent_links.c: the same walk, step by step, for paths that lead through magic links. */
 long links_walk(const struct call *call, int base, const char *path, uint32_t flags);

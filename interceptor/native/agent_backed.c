@@ -149,8 +149,7 @@ long act_mount_device(struct call *call)
 		call->outcome = AGENT_MALFORMED;
 		return 0;
 	}
-	error = path_enter(call);
-	target = error ? error : path_target(call);
+	target = path_enter_target(call);
 	if (target < 0)
 		return target;
 	backed.context = sys(fsopen, call->text[AGENT_TEXT_TYPE], FSOPEN_CLOEXEC);
@@ -200,14 +199,13 @@ static long make_there(const struct call *call)
 
 long act_mount_network(struct call *call)
 {
-	long mount, target, error;
+	long mount, target;
 
 	if (!is_network(call->text[AGENT_TEXT_TYPE])) {
 		call->outcome = AGENT_MALFORMED;
 		return 0;
 	}
-	error = path_enter(call);
-	target = error ? error : path_target(call);
+	target = path_enter_target(call);
 	if (target < 0)
 		return target;
 	mount = make_there(call);

@@ -303,8 +303,7 @@ long act_mount(struct call *call)
 		return error;
 	made.type->make(&made);  /* in the host's mount namespace: see mount_too_revealing() */
 	mount = made.result;
-	error = path_enter(call);
-	target = error ? error : path_target(call);
+	target = path_enter_target(call);
 	if (target < 0)
 		return target;   /* mount(2) looks at the target before anything else */
 	if (mount >= 0)
@@ -407,11 +406,8 @@ long make_stand_in(const struct call *call, uint64_t attributes)
 
 long act_stand_in(struct call *call)
 {
-	long target, mount, error = path_enter(call);
+	long mount, target = path_enter_target(call);
 
-	if (error)
-		return error;
-	target = path_target(call);
 	if (target < 0)
 		return target;
 	mount = make_stand_in(call, context_attributes(call->request->mount_flags));

@@ -317,11 +317,8 @@ static long make(struct overlay *overlay)
 long act_overlay(struct call *call)
 {
 	struct overlay overlay = { .call = call };
-	long target, mount, error = path_enter(call);
+	long mount, target = path_enter_target(call);
 
-	if (error)
-		return error;
-	target = path_target(call);
 	if (target < 0)
 		return target;
 	overlay.context = sys(fsopen, "overlay", FSOPEN_CLOEXEC);

@@ -156,9 +156,11 @@ long path_open(const struct call *call, int base, const char *path, uint32_t fla
 	return error ? error : inside.result;
 }
 
-long path_target(const struct call *call)
+long path_enter_target(struct call *call)
 {
-	return path_open(call, call->fd[AGENT_FD_BASE], call->text[AGENT_TEXT_PATH], 0);
+	long error = path_enter(call);
+
+	return error ? error : path_open(call, call->fd[AGENT_FD_BASE], call->text[AGENT_TEXT_PATH], 0);
 }
 
 long path_facts(int fd, struct facts *facts)
