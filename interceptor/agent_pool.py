@@ -516,8 +516,8 @@ class PinnedAgent:
     def __init__(
         self, pool: AgentPool, subject: AgentSubject, on_slow: Callable[[], None] | None = None, unless: int = 0
     ) -> None:
-        """`on_slow` stands in for the pool's. `unless` is the STATX_MNT_ID of a mount that may be what the call asks for,
-        made by its earlier self: where it is the target already, nothing is mounted over it. Of a device node it is
+        """`on_slow` stands in for the pool's. `unless` is the number of a mount that may be what the call asks for, made by
+        its earlier self: where it is the target already, nothing is mounted over it. Of a device node it is
         the inode number.
         """
         self._pool = pool
@@ -525,7 +525,7 @@ class PinnedAgent:
         self._on_slow = on_slow
         self._unless = unless
         self.attached = 0
-        """STATX_MNT_ID of the mount, or inode number of the node, that the call made; 0: none."""
+        """Number of the mount, or inode number of the node, that the call made; 0: none."""
 
     def mount(
         self,

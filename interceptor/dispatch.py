@@ -88,7 +88,7 @@ class Outcome:
     acted: bool = False
     """Something was done that must not be done twice."""
     attached: int = 0
-    """STATX_MNT_ID of the mount that was made."""
+    """Number of the mount that was made."""
     entered: Key = ()
     """Its key, once something may have been done: its thread's next call waits until `Dispatcher.settle` says what
     became of the answer."""
@@ -198,7 +198,7 @@ class Repeats:
         return earlier if earlier is not None and earlier.args == args and time.monotonic() < expires else None
 
     def made(self, key: Key, args: Any) -> int:
-        """STATX_MNT_ID of the mount that the same call made a while ago; 0: none."""
+        """Number of the mount that the same call made a while ago; 0: none."""
         with self._changed:
             made, memory = self._made.get(key), self._shared.get(key[0])
         if memory is not None:

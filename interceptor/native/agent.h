@@ -83,6 +83,8 @@ struct facts {
 	int mount_root;
 };
 long path_facts(int fd, struct facts *facts);
+/* The same, with an id that no later mount gets; before Linux 6.8 there is none. */
+long path_facts_unique(int fd, struct facts *facts);
 
 /* agent_context.c: fsopen(2), fsconfig(2), fsmount(2) */
 long context_set(int context, const char *key, const char *value);

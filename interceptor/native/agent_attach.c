@@ -56,14 +56,14 @@ long attach(struct call *call, int mount, int target)
 {
 	const struct agent_request *request = call->request;
 	struct facts new = { 0 }, old;
-	long error = path_facts(target, &old);
+	long error = path_facts_unique(target, &old);
 
 	if (!error && request->unless_mount && old.mount_root && old.mount_id == request->unless_mount) {
 		call->value = (int64_t)old.mount_id;
 		return 0;
 	}
 	if (!error && (old.mount_root || !(request->flags & AGENT_NO_ID)))
-		error = path_facts(mount, &new);
+		error = path_facts_unique(mount, &new);
 	if (!error)
 		error = acceptable(&new, &old);
 	if (error)

@@ -163,11 +163,11 @@ long path_enter_target(struct call *call)
 	return error ? error : path_open(call, call->fd[AGENT_FD_BASE], call->text[AGENT_TEXT_PATH], 0);
 }
 
-long path_facts(int fd, struct facts *facts)
+/* No attribute is in the mask: fuse_getattr() then answers from what it has, and the mount's facts are filled in regardless. */
+static long look(int fd, uint32_t mask, struct facts *facts)
 {
 	struct statx found;
-	/* An empty mask: fuse_getattr() then answers from what it has, and the mount's facts are filled in regardless. */
-	long error = sys(statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &found);
+	long error = sys(statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, mask, &found);
 
 	if (error)
 		return error;
@@ -182,6 +182,20 @@ long path_facts(int fd, struct facts *facts)
 	facts->device_major = found.stx_rdev_major;
 	facts->device_minor = found.stx_rdev_minor;
 	return 0;
+}
+
+long path_facts(int fd, struct facts *facts)
+{
+	return look(fd, 0, facts);
+}
+
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000u
+#endif
+
+long path_facts_unique(int fd, struct facts *facts)
+{
+	return look(fd, STATX_MNT_ID_UNIQUE, facts);
 }
 
 long act_mount_id(struct call *call)

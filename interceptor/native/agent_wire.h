@@ -20,7 +20,7 @@
 /* The closed list of what an agent does. Nothing else, ever; each answers in docs/security.md. */
 enum agent_op {
 	AGENT_PING = 0,          /* answers 0 */
-	AGENT_MOUNT = 1,         /* a fresh mount of TYPE (proc, sysfs, …), attached at PATH; value = its STATX_MNT_ID */
+	AGENT_MOUNT = 1,         /* a fresh mount of TYPE (proc, sysfs, …), attached at PATH; value = its number (STATX_MNT_ID_UNIQUE) */
 	AGENT_STAND_IN = 2,      /* an empty read-only tmpfs in the place of TYPE, attached at PATH */
 	AGENT_OVERLAY = 3,       /* overlay with real-root privilege, mounter = the container's root kuid */
 	AGENT_MOUNT_ID = 4,      /* value = STATX_MNT_ID of the mount root at PATH; EINVAL when it is no mount's root */
@@ -111,7 +111,7 @@ struct agent_request {
 	uint32_t texts;              /* bits of enum agent_text */
 	uint32_t text_length;        /* bytes after this struct */
 	uint64_t mount_flags;        /* MS_*, for MOUNT, STAND_IN and OVERLAY; MOUNT_ATTR_* for FSMOUNT */
-	uint64_t unless_mount;       /* STATX_MNT_ID: if PATH is this mount's root, nothing is attached; 0: always attach.
+	uint64_t unless_mount;       /* number of a mount: if PATH is its root, nothing is attached; 0: always attach.
 	                              * MAKE_NODE: inode number; if PATH is this file, nothing is made. */
 	uint64_t number[4];          /* what an action takes besides, as it says itself */
 	uint64_t capabilities;       /* the tracee's effective set (capabilities(7), bit per number) */
@@ -138,7 +138,7 @@ enum agent_outcome {
  * agent ends before it answers. */
 struct agent_note {
 	uint64_t cookie;             /* the request's */
-	uint64_t made;               /* STATX_MNT_ID of the mount that is about to be attached; 0: not known, or no mount */
+	uint64_t made;               /* number of the mount that is about to be attached; 0: not known, or no mount */
 };
 #define AGENT_NOTE_SIZE 4096
 

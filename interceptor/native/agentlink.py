@@ -294,7 +294,7 @@ class Link:
         return given
 
     def noted(self) -> int | None:
-        """Of an agent that ended before it replied: None when it had not begun to change anything; else STATX_MNT_ID of the
+        """Of an agent that ended before it replied: None when it had not begun to change anything; else the number of the
         mount that it was about to attach, 0 where there is none.
         """
         note = self.c.note

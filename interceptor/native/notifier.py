@@ -175,7 +175,7 @@ class Notifier:
         self._session.parked += more
 
     def made(self, call: Sequence[int], text: bytes) -> int:
-        """STATX_MNT_ID of the mount that an earlier self of a call made; 0: none.
+        """Number of the mount that an earlier self of a call made; 0: none.
 
         `call` is thread, architecture, number, instruction pointer and registers; `text` its strings, each with its NUL,
         in the order in which they are copied.

@@ -64,7 +64,7 @@ void ic_slot_want(struct ic_slot *slot, int wanted);
 /* A mount that was made for a call, should a signal interrupt the call before its answer is heard. */
 struct ic_made {
 	uint64_t call;       /* ic_made_key(); 0: empty */
-	uint64_t mount;      /* STATX_MNT_ID; 0: none was made */
+	uint64_t mount;      /* its number, as the agent says it; 0: none was made */
 	uint64_t expires;    /* CLOCK_MONOTONIC, ns */
 	uint32_t attempts;   /* how often it was interrupted before anything was done */
 };

@@ -46,6 +46,27 @@ def test_a_stand_in_is_an_empty_directory_of_the_containers_root(target: Target,
     assert list(target.path("/mnt").iterdir()) == []
 
 
+def test_what_was_made_before_is_known_by_a_number_that_no_other_mount_gets(target: Target, agent: PinnedAgent) -> None:
+    """Not by mountinfo's, which the kernel gives again: what has it now may be somebody else's."""
+    if not support.mounts_have_unique_ids():
+        pytest.skip("needs Linux 6.8 (STATX_MNT_ID_UNIQUE)")
+    agent.stand_in(Anchor(b"/mnt"), name="debugfs", flags=0)
+    number = number_at(target, "/mnt")
+    with support.agent(target, unless=agent.attached) as again:
+        again.stand_in(Anchor(b"/mnt"), name="debugfs", flags=0)
+    assert number_at(target, "/mnt") == number
+    with support.agent(target, unless=number) as another:
+        another.stand_in(Anchor(b"/mnt"), name="tracefs", flags=0)
+    assert number_at(target, "/mnt") != number
+
+
+def number_at(target: Target, point: str) -> int:
+    """STATX_MNT_ID of the topmost mount there."""
+    fields = target.mount_at(point)
+    assert fields is not None
+    return int(fields[0])
+
+
 def mounted(target: Target, point: str) -> tuple[set[str], str, str, set[str]]:
     """Flags, type, source and options of the mount at `point`, as mountinfo shows them."""
     fields = target.mount_at(point)

@@ -64,6 +64,15 @@ def umount(at: str, flags: int = 0) -> None:
     _call("umount2", os.fsencode(at), flags)
 
 
+def mounts_have_unique_ids() -> bool:
+    """They came with statmount(2)."""
+    try:
+        _call("syscall", 457, None, None, 0, 0)
+    except OSError as error:
+        return error.errno != errno.ENOSYS
+    return True
+
+
 def create_superblock(context: int) -> None:
     """fsconfig(FSCONFIG_CMD_CREATE)."""
     _call("syscall", 431, context, 6, None, None, 0)
@@ -372,11 +381,11 @@ def error_of(function: Callable[[], object]) -> str | None:
 
 
 @contextlib.contextmanager
-def agent(subject: Target) -> Iterator[PinnedAgent]:
+def agent(subject: Target, *, unless: int = 0) -> Iterator[PinnedAgent]:
     """An agent for `subject`."""
     pool = AgentPool(IdRange(FIRST, COUNT), Limits())
     try:
-        yield PinnedAgent(pool, subject)
+        yield PinnedAgent(pool, subject, unless=unless)
     finally:
         pool.close()
     assert pool.abandoned == 0
