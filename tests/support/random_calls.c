@@ -3,7 +3,8 @@
  * thread writes to what they lead to. Workers make a few hundred each, some in namespaces of their own, and are replaced
  * when a call ends or holds them.
  *
- * Prints how many calls were made, how many succeeded, and how many were answered with EIO.
+ * Prints how many calls were made, how many succeeded, and how many were answered with EIO. Ends before them where a call has
+ * left no limits to go on with.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,6 +24,7 @@
 #define WORKERS 4
 #define BATCH 400
 #define PATIENCE 20      /* seconds for a batch: agents have deadlines of their own */
+#define POOR 3           /* a worker's status that was left too little memory to begin with */
 #define ARENA 0x20000000ul /* where 32-bit calls reach it */
 #define PAGES 16
 #define PAGE 4096ul
@@ -137,7 +139,7 @@ static void work(uint64_t seed, uint64_t left)
 	if (any() % 2)
 		unshare(CLONE_NEWNS | CLONE_NEWUTS | (any() % 4 ? 0 : CLONE_NEWUSER));
 	if (mmap((void *)ARENA, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-		_exit(3);
+		_exit(POOR);
 	pthread_create(&thread, NULL, scribble, (void *)any());
 	for (int i = 0; i < BATCH && left; i++, left--) {
 		int chosen = (int)(any() % (uint64_t)count);
@@ -161,7 +163,7 @@ int main(int argc, char **argv)
 {
 	char *rest = "";
 	uint64_t calls = argc > 1 ? strtoull(argv[1], &rest, 10) : 0, seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
-	int running = 0;
+	int running = 0, poor = 0, status;
 
 	for (int i = 3; i < argc && count < 256; i++, count++) {
 		foreign[count] = argv[i][0] == 'i';
@@ -172,18 +174,21 @@ int main(int argc, char **argv)
 	if (*rest == '@')
 		pause_us = (unsigned)(1e6 * WORKERS / atof(rest + 1));
 	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	while (shared->calls < calls || running) {
-		if (shared->calls < calls && running < WORKERS) {
+	while ((shared->calls < calls && !poor) || running) {
+		if (shared->calls < calls && !poor && running < WORKERS) {
 			pid_t worker = fork();
 
 			if (worker == 0)
 				work(++seed, calls - shared->calls);
 			seed++;
 			running += worker > 0;
+			poor |= worker < 0;
 			continue;
 		}
-		if (wait(NULL) > 0)
+		if (wait(&status) > 0) {
 			running--;
+			poor |= WIFEXITED(status) && WEXITSTATUS(status) == POOR;
+		}
 	}
 	printf("calls %lu succeeded %lu refused %lu eio %lu\n", shared->calls, shared->succeeded, shared->refused, shared->eio);
 	return 0;
