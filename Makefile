@@ -38,7 +38,7 @@ bench: build $(STAMPS)/images.apt
 # Every race against the decision of a call, ROUNDS times each, and the known ways out of containers.
 ROUNDS ?= 1000000
 attack: build $(STAMPS)/images.apt $(STAMPS)/tests.apt
-	INTERCEPTOR_ATTACK_ROUNDS=$(ROUNDS) $(BIN)/pytest tests/attack
+	INTERCEPTOR_ATTACK_ROUNDS=$(ROUNDS) $(BIN)/pytest -s tests/attack
 
 # Supervisors are killed under load for minutes, and containers come and go by the thousand: nothing fails, nothing grows.
 # `make test` has the same for seconds.

@@ -11,7 +11,7 @@ from support import whole
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LENT = "extends: [default]\nselectable: true\nlimits: {nice: -5, rlimits: {nofile: 65536}}\n"
+LENT = "extends: [default, xattr]\nselectable: true\nlimits: {nice: -5, rlimits: {nofile: 65536}}\n"
 SECRET = "what only the host may read"  # noqa: S105
 
 
@@ -26,7 +26,13 @@ def host(request: pytest.FixtureRequest) -> Iterator[whole.Host]:
 
 
 @pytest.fixture(scope="package")
+def lent(host: whole.Host) -> whole.Box:
+    """A container whose root is lent nice values, limits and attributes; /kept was mounted from the start."""
+    kept = {"destination": "/kept", "type": "bind", "source": str(host.directory / "kept"), "options": ["rbind"]}
+    return host.box("lent", mounts=[kept])
+
+
+@pytest.fixture(scope="package")
 def box(host: whole.Host) -> whole.Box:
-    """A container's root with every capability inside, and one mount that was there from the start."""
-    kept = {"destination": "/etc/kept", "type": "bind", "source": str(host.directory / "kept"), "options": ["rbind"]}
-    return host.box(mounts=[kept])
+    """A container's root with every capability inside."""
+    return host.box()

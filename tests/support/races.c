@@ -1,45 +1,88 @@
-/* Intercepted calls against memory, paths and processes that change while they are decided.
+/* Intercepted calls against memory, paths, descriptors, roots that change while they are decided.
  *
- * races MODE ROUNDS: prints "calls N succeeded N" and what the mode counts. Run as the container's root, in a directory
- * of its own; needs CAP_SYS_ADMIN. The modes:
- *   type      the filesystem type flips between tmpfs, proc and ext4 while mount(2) runs
- *   target    a component of the target flips between a directory and a symbolic link that climbs out of the root
- *   exchange  the same by renameat2(RENAME_EXCHANGE), with an absolute link to `out`
- *   flags     the type flips between proc and tmpfs, the data string between a right and a wrong one
- *   root      another thread of the same fs_struct changes root and cwd
- *   umount    the string of umount2(2) flips between a mount of ours and a mount that was there from the start
- *   nice      the nice value flips between one within a ceiling of -5 and one beyond while sched_setattr(2) runs
- *   limit     the hard limit of descriptors flips between one within a ceiling of 65536 and one beyond while prlimit(2) runs
- *   exit      the calling process is killed at any moment
- *   exec      the calling process executes another program while a thread of it makes the call
+ * races MODE ROUNDS PLACE: prints pairs of words and numbers: "raced" are calls during which something changed, "flips" how
+ * often it did, "wrong" what must not be; errors by their names; PATH:TYPE, mounts that were found. Run as the container's
+ * root. The modes:
+ *   type        the filesystem type flips between tmpfs, proc, debugfs and one that is none while mount(2) runs
+ *   flags       options of a proc flip between two that are right and one that is not
+ *   target      a component of the target flips between a directory and a symbolic link that climbs out of the root
+ *   exchange    the same by renameat2(RENAME_EXCHANGE), with an absolute link
+ *   root        root and cwd change, of a thread of the same fs_struct
+ *   umount      the string of umount2(2) flips between a mount of ours and one that was there from the start
+ *   nice        sched_setattr(2): nice value and policy flip between those within a ceiling of -5 and those beyond
+ *   limit       prlimit(2): the hard limit of descriptors flips between one within a ceiling of 65536 and one beyond
+ *   descriptor  what fsmount(2) is given flips between two contexts, and the target of move_mount(2) as in `exchange`
+ *   node        a component of mknod(2)'s path flips as in `exchange`
+ *   attribute   setxattr(2): a link flips between a file of the container's and one of somebody else's
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "races.h"
 
-static atomic_int over;
-static char text[64], data[64];
+struct race {
+	const char *name;
+	void (*flip)(unsigned turn); /* one change */
+	int (*act)(long round);      /* the call; 0 or an errno */
+	void (*prepare)(void);       /* before each batch, in the directory of the race */
+	void (*audit)(void);         /* after it, with nothing changing any more; absent: a look at all mounts */
+	int bare;                    /* no stage: what is made are files, or mounts elsewhere */
+};
 
-static void must(int ok, const char *what)
+static void count_error(int error)
 {
-	if (!ok) {
-		perror(what);
-		exit(1);
+	if (error)
+		count(strerrorname_np(error));
+	else
+		succeeded++;
+}
+
+/* -- who changes things -------------------------------------------------------------------------------------------------- */
+
+static atomic_int rest = 1, over;
+static atomic_ulong turns;
+static sem_t parked, released;
+
+static void *changes(void *flip)
+{
+	stand(RACER);
+	for (unsigned turn = 0;; turn++) {
+		if (rest) {
+			sem_post(&parked);
+			sem_wait(&released);
+			if (over)
+				return NULL;
+		}
+		((void (*)(unsigned))flip)(turn);
+		turns++;
 	}
 }
+
+/* On a busy machine who changes things waits for a processor at times. No call is made meanwhile: nothing would be shown. */
+static unsigned long await_change(void)
+{
+	unsigned long before = turns;
+
+	for (int spin = 0; turns == before; spin++)
+		if (spin > 10000)
+			usleep(50);
+	return turns;
+}
+
+static void hold(void)
+{
+	rest = 1;
+	sem_wait(&parked);
+}
+
+static void go(void)
+{
+	rest = 0;
+	sem_post(&released);
+}
+
+/* Eight bytes change at once, as nobody who copies them may hope; each sixteenth time one by one, so that they tear. */
+static union {
+	char bytes[64];
+	_Atomic uint64_t word;
+} text, data;
 
 static void put(char *at, const char *string)
 {
@@ -47,63 +90,179 @@ static void put(char *at, const char *string)
 		((volatile char *)at)[i] = string[i];
 }
 
-static void *flip_type(void *unused)
+static void set(_Atomic uint64_t *at, const char *string)
 {
-	static const char *const types[] = {"tmpfs", "proc", "ext4", "debugfs"};
-	for (unsigned i = 0; !over; i++)
-		put(text, types[i % 4]);
-	return unused;
+	char padded[9] = "";
+
+	strncpy(padded, string, 8);
+	uint64_t word;
+
+	memcpy(&word, padded, 8);
+	*at = word;
 }
 
-static void *flip_flags(void *unused)
+static const char *path(const char *below)
 {
-	for (unsigned i = 0; !over; i++) {
-		put(text, i & 1 ? "proc" : "tmpfs");
-		put(data, i & 2 ? "hidepid=2" : "nonsense=1");
+	static char made[512];
+
+	snprintf(made, sizeof made, "%s/%s", place, below);
+	return made;
+}
+
+/* -- strings ------------------------------------------------------------------------------------------------------------- */
+
+static void flip_type(unsigned i)
+{
+	static const char *const types[] = {"tmpfs", "proc", "debugfs", "nosuch"};
+
+	if (i % 16)
+		set(&text.word, types[i % 4]);
+	else
+		put(text.bytes, types[i / 16 % 4]);
+}
+
+/* By an absolute path C decides about most, by a relative one Python about all. */
+static int act_type(long i)
+{
+	return mount(source(i), i & 1 ? "target" : path("target"), text.bytes, 0, NULL) ? errno : 0;
+}
+
+static void flip_options(unsigned i)
+{
+	static const char *const options[] = {"hidepid=1", "hidepid=2", "nonsense=1"};
+
+	put(data.bytes, options[i % 3]);
+}
+
+static int act_flags(long i)
+{
+	return mount(source(i), "target", "proc", MS_NOEXEC, data.bytes) ? errno : 0;
+}
+
+static void prepare_strings(void)
+{
+	put(text.bytes, "tmpfs");
+	put(data.bytes, "hidepid=1");
+}
+
+/* -- paths --------------------------------------------------------------------------------------------------------------- */
+
+#define UP "../../../../../../../../../../../../../../"
+
+static char climbing[512];
+
+static void prepare_target(void)
+{
+	snprintf(climbing, sizeof climbing, UP "%s/trap", place + 1);
+}
+
+static void flip_target(unsigned i)
+{
+	(void)i;
+	rename("flip", "directory");
+	must(symlink(climbing, "flip") == 0, "symlink");
+	unlink("flip");
+	rename("directory", "flip");
+}
+
+static void prepare_exchange(void)
+{
+	must(symlink(path("trap"), "link") == 0 || errno == EEXIST, "symlink");
+}
+
+static void flip_exchange(unsigned i)
+{
+	(void)i;
+	must(renameat2(AT_FDCWD, "flip", AT_FDCWD, "link", RENAME_EXCHANGE) == 0, "renameat2");
+}
+
+/* A stand-in is mounted by C, a proc by Python. */
+static int act_target(long i)
+{
+	return mount(source(i), path("flip/in"), i & 1 ? "proc" : "debugfs", 0, NULL) ? errno : 0;
+}
+
+static int top, here, jail;
+
+static void prepare_root(void)
+{
+	if (top)
+		must(close(here) + close(jail) + close(top) == 0, "close");
+	top = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	jail = open("jail", O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+static void flip_root(unsigned i)
+{
+	(void)i;
+	must(fchdir(jail) == 0 && chroot(".") == 0, "into the jail");
+	must(fchdir(here) == 0, "out of it, with its root");
+	must(fchdir(top) == 0 && chroot(".") == 0, "out of it");
+	must(fchdir(here) == 0, "back");
+}
+
+static int act_root(long i)
+{
+	const char *const targets[] = {"in", "/in", path("in")};
+
+	return mount(source(i), targets[i / 2 % 3], i & 1 ? "proc" : "debugfs", 0, NULL) ? errno : 0;
+}
+
+/* -- umount2(2) ---------------------------------------------------------------------------------------------------------- */
+
+static long ours;
+static struct statx kept;
+
+static void look_at(const char *at, struct statx *found)
+{
+	must(statx(AT_FDCWD, at, AT_NO_AUTOMOUNT, STATX_MNT_ID, found) == 0, at);
+}
+
+static void prepare_umount(void)
+{
+	if (!kept.stx_mnt_id) {
+		look_at("/kept", &kept);
+		mkdir("/mine", 0755);
+		while (umount2("/mine", MNT_DETACH) == 0)
+			; /* what an earlier run left */
 	}
-	return unused;
+	set(&text.word, "/mine");
+	for (; ours < BATCH; ours++)
+		must(mount(source(ours), "/mine", "tmpfs", 0, NULL) == 0, "mount");
 }
 
-static void *flip_target(void *unused)
+static void flip_umount(unsigned i)
 {
-	while (!over) {
-		rename("flip", "flip.directory");
-		symlink("../../../../../../../../../../../../../../tmp", "flip");
-		sched_yield();
-		unlink("flip");
-		rename("flip.directory", "flip");
-	}
-	return unused;
+	set(&text.word, i & 1 ? "/mine" : "/kept");
 }
 
-static void *exchange(void *unused)
+static int act_umount(long i)
 {
-	while (!over)
-		renameat2(AT_FDCWD, "flip", AT_FDCWD, "link", RENAME_EXCHANGE);
-	return unused;
+	struct statx found;
+	int error = umount2(text.bytes, MNT_DETACH) ? errno : 0;
+
+	(void)i;
+	ours -= !error;
+	look_at("/kept", &found);
+	expect(found.stx_mnt_id == kept.stx_mnt_id, "/kept is another mount\n");
+	return error;
 }
 
-static void *move_root(void *unused)
+static void audit_umount(void)
 {
-	int top = open("/", O_PATH | O_DIRECTORY), here = open(".", O_PATH | O_DIRECTORY);
-	while (!over) {
-		must(chroot("jail") == 0, "chroot jail");
-		must(chdir("/") == 0, "chdir /");
-		must(fchdir(top) == 0, "fchdir");
-		must(chroot(".") == 0, "chroot .");
-		must(fchdir(here) == 0, "fchdir");
-	}
-	return unused;
+	FILE *table = fopen("/proc/self/mountinfo", "re");
+	char line[1024];
+	long found = 0;
+
+	must(table != NULL, "mountinfo");
+	while (fgets(line, sizeof line, table))
+		found += strstr(line, " /mine ") != NULL;
+	fclose(table);
+	expect(found == ours, "%ld mounts on /mine, not %ld\n", found, ours);
 }
 
-static void *flip_umount(void *unused)
-{
-	while (!over) {
-		put(text, "/etc/kept");
-		put(text, "mine");
-	}
-	return unused;
-}
+/* -- numbers ------------------------------------------------------------------------------------------------------------- */
 
 static volatile struct {
 	unsigned size, policy;
@@ -114,150 +273,206 @@ static volatile struct {
 } attributes = {.size = 48};
 static volatile struct rlimit limit = {0, 1 << 16};
 
-static void *flip_numbers(void *unused)
+static void flip_numbers(unsigned i)
 {
-	for (unsigned i = 0; !over; i++) {
-		attributes.nice = i & 1 ? -20 : -5;
-		limit.rlim_max = i & 1 ? 1 << 20 : 1 << 16;
-	}
-	return unused;
+	attributes.nice = i & 1 ? -20 : -5;
+	attributes.policy = attributes.priority = i % 3 == 0; /* SCHED_FIFO */
+	limit.rlim_max = i & 1 ? 1 << 20 : 1 << 16;
 }
 
-static void ceilings(long rounds, int of_limits)
+static int act_nice(long i)
+{
+	int error;
+
+	(void)i;
+	must(setpriority(PRIO_PROCESS, 0, 0) == 0, "setpriority");
+	error = syscall(SYS_sched_setattr, 0, &attributes, 0) ? errno : 0;
+	expect(getpriority(PRIO_PROCESS, 0) >= -5, "nice %d\n", getpriority(PRIO_PROCESS, 0));
+	expect(sched_getscheduler(0) == SCHED_OTHER, "policy %d\n", sched_getscheduler(0));
+	return error;
+}
+
+static int act_limit(long i)
 {
 	const struct rlimit few = {0, 4096};
 	struct rlimit found;
-	long done = 0, beyond = 0;
+	int error;
 
-	for (long i = 0; i < rounds; i++) {
-		if (of_limits) {
-			must(setrlimit(RLIMIT_NOFILE, &few) == 0, "setrlimit");
-			done += syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL) == 0;
-			must(getrlimit(RLIMIT_NOFILE, &found) == 0, "getrlimit");
-			beyond += found.rlim_max > 1 << 16;
-		} else {
-			must(setpriority(PRIO_PROCESS, 0, 19) == 0, "setpriority");
-			done += syscall(SYS_sched_setattr, 0, &attributes, 0) == 0;
-			beyond += getpriority(PRIO_PROCESS, 0) < -5;
-		}
+	(void)i;
+	must(setrlimit(RLIMIT_NOFILE, &few) == 0, "setrlimit");
+	error = syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL) ? errno : 0;
+	must(getrlimit(RLIMIT_NOFILE, &found) == 0, "getrlimit");
+	expect(found.rlim_max <= 1 << 16, "limit %lu\n", (unsigned long)found.rlim_max);
+	return error;
+}
+
+static void no_audit(void)
+{
+}
+
+/* -- the new mount API --------------------------------------------------------------------------------------------------- */
+
+#define NUMBER 100
+
+static atomic_int context[2];
+
+static void flip_descriptor(unsigned i)
+{
+	dup2(context[i & 1], NUMBER);
+	flip_exchange(i);
+}
+
+static int open_context(const char *type)
+{
+	int fd = (int)syscall(SYS_fsopen, type, 0);
+
+	must(fd >= 0 && syscall(SYS_fsconfig, fd, 6 /* FSCONFIG_CMD_CREATE */, NULL, NULL, 0) == 0, type);
+	return fd;
+}
+
+static int act_descriptor(long i)
+{
+	int old[2] = {context[0], context[1]}, made, error;
+
+	(void)i;
+	context[0] = open_context("proc");
+	context[1] = open_context("tmpfs");
+	await_change(); /* NUMBER is one of them by then */
+	await_change();
+	for (int j = 0; j < 2; j++)
+		close(old[j]);
+	made = (int)syscall(SYS_fsmount, NUMBER, 0, 0);
+	if (made < 0)
+		return errno;
+	error = syscall(SYS_move_mount, made, "", AT_FDCWD, "flip/in", 4 /* MOVE_MOUNT_F_EMPTY_PATH */) ? errno : 0;
+	close(made);
+	return error;
+}
+
+static void prepare_descriptor(void)
+{
+	if (!context[0]) {
+		context[0] = open_context("proc");
+		context[1] = open_context("tmpfs");
 	}
-	over = 1;
-	printf("calls %ld succeeded %ld beyond %ld\n", rounds, done, beyond);
+	prepare_exchange();
 }
 
-static long unmount_all(const char *path)
+/* -- files --------------------------------------------------------------------------------------------------------------- */
+
+static int act_node(long i)
 {
-	long count = 0;
-	while (umount2(path, MNT_DETACH) == 0)
-		count++;
-	return count;
+	char name[32];
+
+	snprintf(name, sizeof name, "flip/n%ld", i);
+	return mknod(name, S_IFCHR | 0666, makedev(10, 229)) ? errno : 0;
 }
 
-static void mounts(long rounds, const char *target, const char *given)
+/* Counts what was made, and removes it. */
+static void audit_nodes(void)
 {
-	long done = 0, undone = 0;
-	for (long i = 0; i < rounds; i++) {
-		if (mount("none", target, given, 0, given == text ? data : NULL) == 0)
-			done++;
-		if (i % 64 == 63)
-			undone += unmount_all(target);
-	}
-	over = 1;
-	printf("calls %ld succeeded %ld unmounted %ld\n", rounds, done, undone);
-}
+	static const char *const directories[] = {"flip", "link", "trap"};
+	struct dirent *entry;
+	struct stat st;
 
-static void unmounts(long rounds)
-{
-	long done = 0, refused = 0;
-	for (long i = 0; i < rounds; i++) {
-		must(mount("none", "mine", "tmpfs", 0, NULL) == 0, "mount mine");
-		if (umount2(text, MNT_DETACH) == 0)
-			done++;
-		else
-			refused++;
-		unmount_all("mine");
-	}
-	over = 1;
-	printf("calls %ld succeeded %ld refused %ld\n", rounds, done, refused);
-}
+	for (int i = 0; i < 3; i++) {
+		int fd = open(directories[i], O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		DIR *directory = fd < 0 ? NULL : fdopendir(fd);
 
-static void deaths(long rounds, int by_exec)
-{
-	long done = 0;
-	for (long i = 0; i < rounds; i++) {
-		pid_t child = fork();
-		must(child >= 0, "fork");
-		if (child == 0) {
-			if (by_exec && vfork() == 0) /* the caller waits in the kernel until its child's exec, then goes on */
-				execl("/bin/true", "true", NULL);
-			for (;;) {
-				mount("none", "dead", i & 1 ? "debugfs" : "proc", 0, NULL);
-				if (by_exec)
-					execl("/bin/true", "true", NULL);
+		if (!directory)
+			continue; /* the link */
+		while ((entry = readdir(directory)))
+			if (*entry->d_name == 'n') {
+				must(fstatat(dirfd(directory), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0, entry->d_name);
+				expect(S_ISCHR(st.st_mode) && st.st_rdev == makedev(10, 229), "another node\n");
+				must(unlinkat(dirfd(directory), entry->d_name, 0) == 0, entry->d_name);
+				count(directories[i]);
+				mounted++;
 			}
-		}
-		usleep((unsigned)(i * 37 % 700));
-		kill(child, SIGKILL);
-		must(waitpid(child, NULL, 0) == child, "waitpid");
-		done++;
-		if (i % 16 == 15)
-			unmount_all("dead");
+		closedir(directory);
 	}
-	printf("calls %ld succeeded %ld unmounted %ld\n", rounds, done, unmount_all("dead"));
 }
+
+/* `own` and `theirs` are there already. */
+static void prepare_attribute(void)
+{
+	must(symlink("own", "one") == 0 || errno == EEXIST, "symlink");
+	must(symlink("theirs", "other") == 0 || errno == EEXIST, "symlink");
+}
+
+static void flip_attribute(unsigned i)
+{
+	(void)i;
+	must(renameat2(AT_FDCWD, "one", AT_FDCWD, "other", RENAME_EXCHANGE) == 0, "renameat2");
+}
+
+static int act_attribute(long i)
+{
+	(void)i;
+	return setxattr("one", "trusted.race", "x", 1, 0) ? errno : 0;
+}
+
+static void run(const struct race *race, long rounds)
+{
+	unsigned long raced = 0, flips = 0;
+	pthread_t other;
+
+	stand(CALLER);
+	sem_init(&parked, 0, 0);
+	sem_init(&released, 0, 0);
+	if (!race->bare)
+		every_mount();
+	must(pthread_create(&other, NULL, changes, (void *)race->flip) == 0, "pthread_create");
+	sem_wait(&parked);
+	for (long done = 0; done < rounds; done += BATCH) {
+		if (!race->bare)
+			open_stage();
+		make_directories();
+		if (race->prepare)
+			race->prepare();
+		go();
+		for (long i = done; i < done + BATCH && i < rounds; i++) {
+			unsigned long before = await_change();
+
+			count_error(race->act(i));
+			raced += turns != before;
+			flips += turns - before;
+		}
+		hold();
+		(race->audit ? race->audit : every_mount)();
+		if (!race->bare)
+			close_stage();
+	}
+	over = 1;
+	sem_post(&released);
+	pthread_join(other, NULL);
+	printf("raced %lu flips %lu ", raced, flips);
+	close_books(rounds);
+}
+
+static const struct race all[] = {
+	{"type", flip_type, act_type, prepare_strings, NULL, 0},
+	{"flags", flip_options, act_flags, prepare_strings, NULL, 0},
+	{"target", flip_target, act_target, prepare_target, NULL, 0},
+	{"exchange", flip_exchange, act_target, prepare_exchange, NULL, 0},
+	{"root", flip_root, act_root, prepare_root, NULL, 0},
+	{"umount", flip_umount, act_umount, prepare_umount, audit_umount, 1},
+	{"nice", flip_numbers, act_nice, NULL, no_audit, 1},
+	{"limit", flip_numbers, act_limit, NULL, no_audit, 1},
+	{"descriptor", flip_descriptor, act_descriptor, prepare_descriptor, NULL, 0},
+	{"node", flip_exchange, act_node, prepare_exchange, audit_nodes, 1},
+	{"attribute", flip_attribute, act_attribute, prepare_attribute, no_audit, 1},
+};
 
 int main(int argc, char **argv)
 {
-	pthread_t other;
-	const char *mode = argc > 1 ? argv[1] : "";
-	long rounds = argc > 2 ? atol(argv[2]) : 1000;
-	void *(*racer)(void *) = NULL;
-
-	setvbuf(stdout, NULL, _IONBF, 0);
-	mkdir("target", 0755);
-	mkdir("flip", 0755);
-	mkdir("flip/in", 0755);
-	mkdir("mine", 0755);
-	mkdir("dead", 0755);
-	mkdir("jail", 0755);
-	mkdir("jail/in", 0755);
-	put(text, "tmpfs");
-	if (!strcmp(mode, "type"))
-		racer = flip_type;
-	else if (!strcmp(mode, "flags"))
-		racer = flip_flags;
-	else if (!strcmp(mode, "target"))
-		racer = flip_target;
-	else if (!strcmp(mode, "exchange"))
-		racer = exchange;
-	else if (!strcmp(mode, "root"))
-		racer = move_root;
-	else if (!strcmp(mode, "umount"))
-		racer = flip_umount;
-	else if (!strcmp(mode, "nice") || !strcmp(mode, "limit"))
-		racer = flip_numbers;
-	if (racer == exchange)
-		must(symlink("/../../../../../../tmp", "link") == 0 || errno == EEXIST, "symlink");
-	if (racer == flip_umount)
-		put(text, "mine");
-	if (racer)
-		must(pthread_create(&other, NULL, racer, NULL) == 0, "pthread_create");
-
-	if (racer == flip_type || racer == flip_flags)
-		mounts(rounds, "target", text);
-	else if (racer == flip_target || racer == exchange)
-		mounts(rounds, "flip/in", "proc");
-	else if (racer == move_root)
-		mounts(rounds, "in", "proc");
-	else if (racer == flip_umount)
-		unmounts(rounds);
-	else if (racer == flip_numbers)
-		ceilings(rounds, !strcmp(mode, "limit"));
-	else if (!strcmp(mode, "exit") || !strcmp(mode, "exec"))
-		deaths(rounds, !strcmp(mode, "exec"));
-	else
+	if (argc != 4)
 		return 2;
-	if (racer)
-		pthread_join(other, NULL);
-	return 0;
+	place = argv[3];
+	for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
+		if (!strcmp(all[i].name, argv[1])) {
+			run(&all[i], atol(argv[2]));
+			return 0;
+		}
+	return 2;
 }
