@@ -1,8 +1,9 @@
 """Known ways out of containers, each as its published attack goes, and each closed.
 
 Every test would succeed on an implementation that does the obvious thing. What is attacked elsewhere: capabilities of a
-nested user namespace alone (tests/e2e/test_nested.py, tests/kernel/test_handlers_nested.py), setuid copy-up from foreign
-layers (tests/kernel/test_agent_overlay.py), the listener (tests/unit/test_listener.py), racing callers (test_races.py).
+nested user namespace alone (tests/e2e/test_nested.py, tests/kernel/test_handlers_nested.py), what layers and archives carry
+along (test_layers.py), links of images and volumes (test_links.py), what of ours is near (test_reach.py), racing callers
+(test_races.py).
 """
 
 from __future__ import annotations

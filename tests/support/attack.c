@@ -6,6 +6,10 @@
  *   setcap FILE       a version 2 security.capability with everything, as capabilities(7) describes it
  *   ptrace PID…       PTRACE_SEIZE, PTRACE_ATTACH, kill(0), process_vm_readv (of numbers not seen inside)
  *   sockets           connects to every abstract Unix socket that /proc/net/unix shows
+ *   exchange DIR      exchanges DIR/x and DIR/y, again and again, until there is DIR/enough
+ *   descriptors FILE  what every descriptor of every process is that can be seen, each once, until there is FILE
+ *   strangers COUNT   makes so many calls for which helpers come into our pid namespace, and attacks every process there that
+ *                     belongs to nobody inside: "seen NUMBER", and what succeeded
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -18,8 +22,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -118,6 +124,113 @@ static void sockets(void)
 	}
 }
 
+static void exchange(const char *directory)
+{
+	if (chdir(directory))
+		exit(1);
+	while (access("enough", F_OK))
+		for (int i = 0; i < 1000; i++)
+			if (renameat2(AT_FDCWD, "x", AT_FDCWD, "y", RENAME_EXCHANGE))
+				exit(1);
+}
+
+static void describe(const char *directory)
+{
+	static char known[512][128];
+	char path[600], target[128];
+	DIR *fds = opendir(directory);
+	struct dirent *entry;
+
+	while (fds && (entry = readdir(fds))) {
+		snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
+		ssize_t size = readlink(path, target, sizeof target - 1);
+		int i = 0;
+		if (size < 0)
+			continue;
+		target[size] = 0;
+		while (i < 511 && *known[i] && strcmp(known[i], target))
+			i++;
+		if (!*known[i])
+			printf("%s\n", strcpy(known[i], target));
+	}
+	if (fds)
+		closedir(fds);
+}
+
+static void descriptors(const char *until)
+{
+	while (access(until, F_OK)) {
+		DIR *proc = opendir("/proc");
+		struct dirent *entry;
+		char path[300];
+		while (proc && (entry = readdir(proc)))
+			if (isdigit((unsigned char)*entry->d_name)) {
+				snprintf(path, sizeof path, "/proc/%s/fd", entry->d_name);
+				describe(path);
+			}
+		closedir(proc);
+	}
+}
+
+#define NOBODY 65534
+
+static void try_all(pid_t pid)
+{
+	static const char *const files[] = {"mem", "environ", "maps", "fd", "root/etc", "cwd/etc", "exe", "ns/mnt"};
+	char path[64], byte;
+	struct iovec mine = {&byte, 1}, its = {(void *)0x400000, 1};
+	const struct rlimit none = {0, 0};
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+
+	for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
+		snprintf(path, sizeof path, "/proc/%d/%s", pid, files[i]);
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd >= 0 && (read(fd, &byte, 1) > 0 || errno == EISDIR)) /* of who has ended some can be opened, and are empty */
+			printf("read %s\n", files[i]);
+		close(fd);
+	}
+	if (ptrace(PTRACE_SEIZE, pid, 0, 0) == 0)
+		printf("traced\n");
+	if (process_vm_readv(pid, &mine, 1, &its, 1, 0) > 0)
+		printf("read\n");
+	if (prlimit(pid, RLIMIT_CPU, &none, NULL) == 0)
+		printf("limited\n");
+	for (int fd = 0; fd < 16; fd++)
+		if (syscall(SYS_pidfd_getfd, pidfd, fd, 0) >= 0)
+			printf("got descriptor %d\n", fd);
+	if (syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
+		printf("killed\n");
+	close(pidfd);
+}
+
+static void strangers(int calls)
+{
+	long seen = 0;
+	pid_t caller = fork();
+
+	if (caller == 0) {
+		while (calls--) {
+			setpriority(PRIO_PROCESS, 0, 0);
+			setpriority(PRIO_PROCESS, 0, -1);
+		}
+		_exit(0);
+	}
+	while (waitpid(caller, NULL, WNOHANG) == 0) {
+		DIR *proc = opendir("/proc");
+		struct dirent *entry;
+		struct stat found;
+
+		while (proc && (entry = readdir(proc)))
+			if (isdigit((unsigned char)*entry->d_name) && fstatat(dirfd(proc), entry->d_name, &found, 0) == 0 &&
+			    found.st_uid == NOBODY) {
+				seen++;
+				try_all(atoi(entry->d_name));
+			}
+		closedir(proc);
+	}
+	printf("seen %ld\n", seen);
+}
+
 int main(int argc, char **argv)
 {
 	const char *step = argc > 1 ? argv[1] : "";
@@ -135,6 +248,12 @@ int main(int argc, char **argv)
 			setcap(argv[i]);
 		else if (!strcmp(step, "ptrace"))
 			trace(atoi(argv[i]));
+		else if (!strcmp(step, "exchange"))
+			exchange(argv[i]);
+		else if (!strcmp(step, "descriptors"))
+			descriptors(argv[i]);
+		else if (!strcmp(step, "strangers"))
+			strangers(atoi(argv[i]));
 	}
 	return 0;
 }
