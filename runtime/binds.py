@@ -95,12 +95,13 @@ def attach(
         options = entry.get("options") or []
         keep_peers, wanted = bool(_KEEP_PEERS & set(options)), attributes(options)
         if not keep_peers and not _covered(entries, number, lock_in.hidden):
-            at = mountpoints.make(lock_in.path, entry["destination"], source, lock_in.ids)
+            point = mountpoints.make(lock_in.path, entry["destination"], source, lock_in.ids)
             inside.add(number)
         else:
-            at = sources[number] = f"{directory}/{number}"
-            mount_point(source, at)
-        clones.bind(source, at, what, recursive="rbind" in options, attributes=wanted, keep_peers=keep_peers)
+            sources[number] = f"{directory}/{number}"
+            point = mount_point(source, sources[number])
+        with point:
+            clones.bind(source, point, what, recursive="rbind" in options, attributes=wanted, keep_peers=keep_peers)
     return Attached(sources, frozenset(inside))
 
 

@@ -51,36 +51,45 @@ class Clones:
 
     def directory(self, path: str, what: str) -> Fd:
         """A detached id-mapped clone of `path` alone; ConfigError naming `what` when its filesystem cannot."""
-        tree = mounts.open_tree(path)
-        try:
-            self._map(tree, path, what)
-        except BaseException:
-            tree.close()
-            raise
+        with Fd(os.open(path, os.O_PATH | os.O_CLOEXEC)) as origin:
+            tree = mounts.open_tree("", dirfd=origin.fileno())
+            try:
+                self._map(tree, origin, what)
+            except BaseException:
+                tree.close()
+                raise
         return tree
 
     def bind(
-        self, source: str, at: str, what: str, *, recursive: bool, attributes: int = 0, keep_peers: bool = False
+        self, source: str, at: Fd, what: str, *, recursive: bool, attributes: int = 0, keep_peers: bool = False
     ) -> None:
         """Attaches a clone of `source` at `at`, with MOUNT_ATTR_* `attributes`; its submounts too when `recursive`.
 
-        A clone of a shared mount would be its peer; it is made private unless `keep_peers`.
+        A clone of a shared mount would be its peer; it is made private unless `keep_peers`. Source and target may lie in
+        what other containers can change: each path is walked once.
         """
-        inner = list(below(self._table, os.path.realpath(source))) if recursive else []
-        if inner and self._as_one(source, at, attributes, keep_peers):
-            return
-        self._attach(source, at, what, attributes, keep_peers)
-        for mount in inner:
-            self._attach(mount.point, at + mount.point[len(os.path.realpath(source)) :], what, 0, keep_peers)
+        with Fd(os.open(source, os.O_PATH | os.O_CLOEXEC)) as origin:
+            top = os.readlink(f"/proc/thread-self/fd/{origin.fileno()}")
+            inner = list(below(self._table, top)) if recursive else []
+            if inner and self._as_one(origin, at, attributes, keep_peers):
+                return
+            with self._attach(origin, at, what, attributes, keep_peers) as whole:
+                for mount in inner:
+                    name = mount.point[len(top) :].lstrip("/")
+                    with (
+                        mounts.open_beneath(origin.fileno(), name, os.O_PATH) as part,
+                        mounts.open_beneath(whole.fileno(), name, os.O_PATH) as point,
+                    ):
+                        self._attach(part, point, what, 0, keep_peers).close()
 
-    def fstype(self, path: str) -> str:
-        """The filesystem type of the mount that `path` lies on; "" for one that mountinfo does not show."""
-        found = self._by_id.get(mounts.mount_root(path).mount_id)
+    def fstype(self, origin: Fd) -> str:
+        """The filesystem type of the mount that `origin` lies on; "" for one that mountinfo does not show."""
+        found = self._by_id.get(mounts.mount_root("", dirfd=origin.fileno()).mount_id)
         return found.fstype if found else ""
 
-    def _as_one(self, source: str, at: str, attributes: int, keep_peers: bool) -> bool:
+    def _as_one(self, origin: Fd, at: Fd, attributes: int, keep_peers: bool) -> bool:
         """The whole tree at once: what works when every submount can be id-mapped."""
-        with mounts.open_tree(source, recursive=True) as tree:
+        with mounts.open_tree("", dirfd=origin.fileno(), recursive=True) as tree:
             try:
                 mounts.set_attributes("", dirfd=tree.fileno(), user_namespace=self._namespace.fileno(), recursive=True)
             except OSError:
@@ -89,20 +98,26 @@ class Clones:
                 mounts.set_attributes("", dirfd=tree.fileno(), attributes=attributes)
             if not keep_peers:
                 mounts.set_attributes("", dirfd=tree.fileno(), propagation=mounts.MS_PRIVATE, recursive=True)
-            mounts.move_mount(tree.fileno(), at)
+            mounts.move_mount(tree.fileno(), "", dirfd=at.fileno())
         return True
 
-    def _attach(self, source: str, at: str, what: str, attributes: int, keep_peers: bool) -> None:
+    def _attach(self, origin: Fd, at: Fd, what: str, attributes: int, keep_peers: bool) -> Fd:
+        """The mount that is attached at `at` then."""
         propagation = 0 if keep_peers else mounts.MS_PRIVATE
-        with mounts.open_tree(source) as tree:
-            if self.fstype(source) in PSEUDO:
+        tree = mounts.open_tree("", dirfd=origin.fileno())
+        try:
+            if self.fstype(origin) in PSEUDO:
                 mounts.set_attributes("", dirfd=tree.fileno(), attributes=attributes, propagation=propagation)
             else:
-                self._map(tree, source, what, attributes=attributes, propagation=propagation)
-            mounts.move_mount(tree.fileno(), at)
+                self._map(tree, origin, what, attributes=attributes, propagation=propagation)
+            mounts.move_mount(tree.fileno(), "", dirfd=at.fileno())
+        except BaseException:
+            tree.close()
+            raise
+        return tree
 
     def _map(
-        self, tree: Fd, path: str, what: str, *, attributes: int = 0, propagation: int = mounts.MS_PRIVATE
+        self, tree: Fd, origin: Fd, what: str, *, attributes: int = 0, propagation: int = mounts.MS_PRIVATE
     ) -> None:
         mapped = self._namespace.fileno()
         try:
@@ -110,19 +125,20 @@ class Clones:
                 "", dirfd=tree.fileno(), attributes=attributes, propagation=propagation, user_namespace=mapped
             )
         except OSError as error:
-            if error.errno != errno.EINVAL or not self._is_open_tmpfs(path):
-                raise ConfigError(f"{what}: {path} {self._why(error, path)}") from error
+            if error.errno != errno.EINVAL or not self._is_open_tmpfs(origin):
+                path = os.readlink(f"/proc/thread-self/fd/{origin.fileno()}")
+                raise ConfigError(f"{what}: {path} {self._why(error, self.fstype(origin) or 'unknown')}") from error
             mounts.set_attributes("", dirfd=tree.fileno(), attributes=attributes, propagation=propagation)
 
-    def _is_open_tmpfs(self, path: str) -> bool:
+    def _is_open_tmpfs(self, origin: Fd) -> bool:
         """A tmpfs that everybody may write to, as engines make for /dev/shm: of use also where it cannot be
         id-mapped.
         """
-        status = os.stat(path)
-        return self.fstype(path) == "tmpfs" and stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_IWOTH)
+        status = os.fstat(origin.fileno())
+        return self.fstype(origin) == "tmpfs" and stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_IWOTH)
 
-    def _why(self, error: OSError, path: str) -> str:
-        fstype = self.fstype(path) or "unknown"
+    @staticmethod
+    def _why(error: OSError, fstype: str) -> str:
         if error.errno == errno.EINVAL:
             return (
                 f"lies on a filesystem of type {fstype}, which this kernel cannot id-map, so every file in it "
@@ -136,9 +152,10 @@ class Clones:
         return f"cannot be id-mapped: {error.strerror}"
 
 
-def mount_point(like: str, at: str) -> None:
-    """Makes what can be mounted over for `like`: a directory for a directory, else an empty file."""
+def mount_point(like: str, at: str) -> Fd:
+    """Makes what can be mounted over for `like`: a directory for a directory, else an empty file. Where only we may write."""
     if stat.S_ISDIR(os.stat(like).st_mode):
         os.makedirs(at, mode=0o755, exist_ok=True)
     else:
         Fd(os.open(at, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)).close()
+    return Fd(os.open(at, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))

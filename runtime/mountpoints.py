@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from interceptor.container import IdRange
 
 
-def make(root: str, path: str, like: str, ids: IdRange) -> str:
+def make(root: str, path: str, like: str, ids: IdRange) -> Fd:
     """A mount point at `path` below `root`, for something like `like` (a directory, or anything else).
 
-    Answers its path as the caller sees it, free of symbolic links.
+    A descriptor, O_PATH: a link of the image's may lead into a volume, where another container changes what a path would
+    mean by the time at which somebody walked it again (CVE-2021-30465).
     """
     with Fd(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as top:
         *directories, last = [part for part in path.split("/") if part not in ("", ".")] or ["."]
@@ -32,8 +33,7 @@ def make(root: str, path: str, like: str, ids: IdRange) -> str:
             _directory(top, so_far, last, ids)
         else:
             _file(top, so_far, last, ids)
-        with mounts.open_in_root(top.fileno(), f"{so_far}/{last}", os.O_PATH) as found:
-            return os.readlink(f"/proc/thread-self/fd/{found.fileno()}")
+        return mounts.open_in_root(top.fileno(), f"{so_far}/{last}", os.O_PATH)
 
 
 def _directory(top: Fd, parent: str, name: str, ids: IdRange) -> None:

@@ -37,7 +37,7 @@ from runtime import (
     sharing,
 )
 from runtime import record as records
-from runtime.idmapped import Clones, mapping
+from runtime.idmapped import Clones, mapping, mount_point
 from runtime.record import Record
 from runtime.refusals import refuse
 from runtime.seccomp import Rules, merge_profile
@@ -264,8 +264,8 @@ def _attach_data(data: Sequence[datadirs.DataDirectory], directory: str, clones:
     entries = []
     for number, found in enumerate(data):
         at = f"{directory}/data{number}"
-        os.mkdir(at, 0o755)
-        clones.bind(found.outside, at, f"the data directory for {found.inside}", recursive=False)
+        with mount_point(found.outside, at) as point:
+            clones.bind(found.outside, point, f"the data directory for {found.inside}", recursive=False)
         entries.append({"destination": found.inside, "type": "bind", "source": at, "options": ["rbind", "rw"]})
     return entries
 

@@ -69,7 +69,8 @@ def attach(found: tuple[Rootfs, Overlay | None], at: str, clones: Clones, ids: I
     """Puts the root filesystem at `at`; what is not below `at` and must go again is pushed on `undo`."""
     rootfs, layers = found
     if layers is None:
-        clones.bind(rootfs.engine, at, "config.json: root.path", recursive=True)
+        with Fd(os.open(at, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as point:
+            clones.bind(rootfs.engine, point, "config.json: root.path", recursive=True)
         return
     work = _make_work(layers, undo)
     try:
