@@ -44,7 +44,7 @@ def write(top: str, host: str, visible: Collection[int]) -> None:
     """Makes what is below `top` show the CPUs `visible` of those below `host`; at each moment every cpuN is whole or absent."""
     known = frozenset(os.listdir(top))
     cpus = dict[str, os.DirEntry[str]]()
-    for entry in os.scandir(host):
+    for entry in list(os.scandir(host)):
         if is_cpu(entry.name):
             cpus[entry.name] = entry
         elif entry.name not in LEAVES:
@@ -66,7 +66,7 @@ def _write_cpu(top: str, host: os.DirEntry[str], visible: Collection[int]) -> No
     with suppress(FileNotFoundError):
         shutil.rmtree(draft)
     os.mkdir(draft, 0o755)
-    for entry in os.scandir(host):
+    for entry in list(os.scandir(host)):
         if visible and entry.name in _COPIED:
             _copy(f"{draft}/{entry.name}", entry, visible)
         else:
@@ -78,7 +78,7 @@ def _write_cpu(top: str, host: os.DirEntry[str], visible: Collection[int]) -> No
 def _copy(at: str, host: os.DirEntry[str], visible: Collection[int]) -> None:
     """Files and directories; what cannot be read is left out."""
     os.mkdir(at, 0o755)
-    for entry in os.scandir(host):
+    for entry in list(os.scandir(host)):
         if entry.is_symlink():
             _link(f"{at}/{entry.name}", entry, "")
         elif entry.is_dir():
