@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -42,14 +44,23 @@ async def accept(listening: trio.socket.SocketType) -> trio.socket.SocketType:
             return connection
 
 
-def take(listening: socket.socket) -> socket.socket:
-    """The same on a thread that does nothing else meanwhile; OSError when `listening` was shut down.
+def take(listening: socket.socket, goes_on: Callable[[], bool]) -> socket.socket | None:
+    """The same on a thread that does nothing else meanwhile; None once `goes_on` says no, OSError when `listening`, which must
+    not block, was shut down.
 
-    accept(2) has the descriptor before there is a connection. What serving it takes besides is waited for as well.
+    Who is killed in accept(2) may take a connection along that comes as he dies; in poll(2) he leaves it to the next process.
+    What serving a connection takes besides its own descriptor is waited for as well.
     """
-    connection, _ = _patiently(listening.accept)
-    _patiently(lambda: Fd(os.open("/", os.O_PATH | os.O_CLOEXEC)).close())
-    return connection
+    poll = select.poll()
+    poll.register(listening, select.POLLIN)
+    while True:
+        poll.poll()
+        if not goes_on():
+            return None
+        with suppress(BlockingIOError):  # another thread was quicker
+            connection, _ = _patiently(listening.accept)
+            _patiently(lambda: Fd(os.open("/", os.O_PATH | os.O_CLOEXEC)).close())
+            return connection
 
 
 def _patiently(call: Callable[[], T]) -> T:

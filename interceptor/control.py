@@ -40,7 +40,7 @@ class Control:
         self._changed = threading.Condition()
         self._open = set[socket.socket]()
         self._waiting = 0
-        """Threads in accept(2): the kernel wakes one for a connection."""
+        """Threads in `accepting.take`."""
         self._over = False
 
     @property
@@ -50,11 +50,11 @@ class Control:
     async def serve(self, listening: socket.socket) -> None:
         """Serves until cancelled; then ends every connection, and returns when each is undone.
 
-        A thread that waits for the next connection goes on waiting, and turns it away: whoever closes `listening` for good
-        wakes it by shutdown(2).
+        A thread that waits for the next connection goes on waiting, and leaves it to who listens next: whoever closes
+        `listening` for good wakes it by shutdown(2).
         """
         self._loop = trio.lowlevel.current_trio_token()
-        listening.setblocking(True)
+        listening.setblocking(False)
         self._wait_on_another(listening)
         try:
             await trio.sleep_forever()
@@ -89,7 +89,7 @@ class Control:
             self._waiting += 1
         connection = None
         with suppress(OSError):  # it was shut down
-            connection = accepting.take(listening)
+            connection = accepting.take(listening, lambda: not self._over)
         return self._taken(listening, connection)
 
     def _taken(self, listening: socket.socket, connection: socket.socket | None) -> socket.socket | None:

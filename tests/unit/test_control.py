@@ -294,6 +294,20 @@ def test_a_rude_peer_ends_its_own_connection_only(served: Served, rude: Callable
     assert served.peer().ask("echo", say=1)["told"] == 1
 
 
+def test_a_connection_that_comes_at_the_end_is_left_to_who_listens_next(tmp_path: Path) -> None:
+    with sockets.bind(tmp_path / "control.sock", socket.SOCK_SEQPACKET) as listening:
+        listening.setblocking(False)
+        taken: list[socket.socket | None] = []
+        thread = threading.Thread(target=lambda: taken.append(accepting.take(listening, lambda: False)))
+        thread.start()
+        with contextlib.closing(Peer(tmp_path / "control.sock")) as peer:
+            thread.join(10)
+            assert taken == [None]
+            with listening.accept()[0] as connection:
+                connection.send(b"{}")
+            assert peer.receive() == {}
+
+
 def test_a_connection_waits_while_there_are_no_descriptors(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accepting, "PAUSE", 0.01)
     import resource  # noqa: PLC0415 - only here
