@@ -415,8 +415,8 @@ class Service:
                         nursery.start_soon(self._serve_kept, nursery, connections.values())
                     else:
                         nursery.start_soon(serve_listener, listener, self._supervisor.accept)
+                    await nursery.start(self._signals)  # who has been told our pid may send some
                     nursery.start_soon(control.serve, commands)
-                    nursery.start_soon(self._signals)
                     nursery.start_soon(self._watch)
                     nursery.start_soon(self._keep_draining, DRAIN_INTERVAL)
                     if self._idle is not None:
@@ -535,8 +535,9 @@ class Service:
             await trio.sleep(interval)
             self._supervisor.drain()
 
-    async def _signals(self) -> None:
+    async def _signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
+            task_status.started()
             async for number in signals:
                 if number == signal.SIGUSR1:
                     path = diagnosis.report(self._supervisor.directory, "dump", self._supervisor.state)
