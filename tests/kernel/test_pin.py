@@ -138,8 +138,8 @@ def test_memory_counts_as_far_as_the_tracee_has_a_right_to_it(
     program = int(Path(f"/proc/{paused.tracee.pid}/maps").read_text().partition("-")[0], 16)
     with contextlib.closing(paused.pinned()) as pinned:
         if way == "read line by line":
-            older = SimpleNamespace(ic_pin_mapped=lambda *_: -errno.ENOTTY, ic_id_valid=native.lib.ic_id_valid)
-            monkeypatch.setattr(native, "lib", older)
+            same = {name: getattr(native.lib, name) for name in ("ic_id_valid", "ic_forks_settle")}
+            monkeypatch.setattr(native, "lib", SimpleNamespace(ic_pin_mapped=lambda *_: -errno.ENOTTY, **same))
         pinned.write(across, b"efgh")
         assert pinned.read(across, 4) == b"efgh"
         assert pinned.read(program, 4) == b"\x7fELF"
