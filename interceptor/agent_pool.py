@@ -544,7 +544,6 @@ class PinnedAgent:
         elif fstype == "sysfs":
             fds[agentlink.NETNS] = self._subject.namespace_fd(Namespace.NET)
         texts = {agentlink.PATH: at.path, agentlink.TYPE: fstype.encode()} | _given(source, options)
-        how = 0
         how = self._finish(fds, texts, like, leaves)
         self._attach(agentlink.MOUNT, fds, texts, flags=how, mount_flags=flags)
 
