@@ -6,6 +6,7 @@ Stacks show code only, never the values in it: nothing that a tracee sent gets i
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import json
 import os
 import sys
@@ -68,11 +69,15 @@ def alive() -> None:
     faulthandler.dump_traceback_later(HUNG_S, exit=False)
 
 
+_numbers = itertools.count(1)
+"""Two reports in one second are two files."""
+
+
 def report(directory: Path, name: str, state: Callable[[], Mapping[str, Any]], why: BaseException | None = None) -> Path:
-    """Writes $run/reports/NAME-TIME.json: state, stacks, and `why`. Whatever fails in it is noted there."""
+    """Writes $run/reports/NAME-TIME-PID-NUMBER.json: state, stacks, and `why`. Whatever fails in it is noted there."""
     place = directory / "reports"
     place.mkdir(mode=0o700, exist_ok=True)
-    path = place / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.json"
+    path = place / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{next(_numbers)}.json"
     content: dict[str, Any] = {"pid": os.getpid(), "argv": sys.argv, "stacks": stacks()}
     if why is not None:
         content["why"] = traceback.format_exception(why)
