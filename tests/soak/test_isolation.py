@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from support import whole
 from support.process import processes
+from support.under_fire import meanwhile
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -184,23 +185,19 @@ def killed_agents(host: whole.Host) -> Iterator[None]:
     """A container whose agents are killed as soon as there are some: the supervisor makes one after the other."""
     box = host.box()
     before = agents(host)
-    over = threading.Event()
 
-    def kill() -> None:
+    def kill(over: threading.Event) -> None:
         while not over.wait(0.01):
             for pid in agents(host) - before:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     load = inside(box, "sh", "-c", "for i in 1 2; do (while :; do mount -t proc none /mnt; umount /mnt; done) & done; wait")
-    thread = threading.Thread(target=kill)
     with running(load):
-        thread.start()
         try:
-            yield
+            with meanwhile(kill):
+                yield
         finally:
-            over.set()
-            thread.join()
             box.remove()
 
 
