@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
-from support.under_fire import killing, killing_agents
+from support.under_fire import keeper, killing, killing_agents, killing_keepers
 from support.waiting import wait_for
 
 from runtime.lifecycle import AHEAD
@@ -90,6 +91,28 @@ def test_nothing_fails_while_agents_are_killed(host: whole.Host) -> None:
     print(f"\nagents under fire: {BOXES} containers, {seconds} s, {len(killed)} agents killed, {rounds} mounts, 0 failures")
 
 
+def test_nothing_hangs_while_keepers_are_killed(host: whole.Host) -> None:
+    """Each is followed by one that the supervisor starts, and by which the next supervisor finds every container again."""
+    boxes = [host.box() for _ in range(BOXES)]
+    seconds = SECONDS // 2
+    with killing_keepers(host, 2.0) as killed:
+        running = [inside(box, box.probe("steady"), str(seconds), "proc", "/mnt") for box in boxes]
+        running += [inside(box, "sh", "-euc", READING.format(seconds=seconds)) for box in boxes]
+        ended = [(process, *process.communicate(timeout=seconds + 30)) for process in running]
+    failed = [f"{process.returncode}: {out}{error[-1000:]}" for process, out, error in ended if process.returncode]
+    rounds = sum(int(out.split()[1]) for _, out, _ in ended if out.startswith("rounds"))
+    print(f"\nkeepers under fire: {BOXES} containers, {seconds} s, {len(killed)} keepers killed, {rounds} mounts, "
+          f"{len(failed)} commands failed")  # fmt: skip
+    assert killed
+    supervisor = host.supervisor_pid()
+    os.kill(supervisor, signal.SIGKILL)
+    for box in boxes:
+        assert box.sh("mount -t proc none /mnt && umount /mnt && echo done") == "done\n"
+    assert host.supervisor_pid() != supervisor
+    assert {found["id"] for found in json.loads(host.interceptor("ps", "--json"))} == {box.id for box in boxes}
+    assert not failed, "\n".join(failed) + host.log.read_text()[-4000:]
+
+
 def resources(pid: int) -> dict[str, int]:
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {
@@ -100,11 +123,13 @@ def resources(pid: int) -> dict[str, int]:
 
 
 def everything(host: whole.Host) -> dict[str, dict[str, int]]:
+    keeping = keeper(host)
+    assert keeping is not None
     namespace = host.run("cat", "/proc/self/mountinfo").stdout.count("\n")
     directories = len([path for top in ("run", "state") for path in (host.directory / top).rglob("*")])
     return {
         "supervisor": resources(host.supervisor_pid()),
-        "keeper": resources(int((host.directory / "run/keeper.lock").read_text())),
+        "keeper": resources(keeping),
         "host": {"mounts": namespace, "files": directories, "containers": len(json.loads(host.interceptor("ps", "--json")))},
     }
 

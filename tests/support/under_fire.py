@@ -86,6 +86,29 @@ def killing_agents(host: Host) -> Iterator[list[int]]:
         yield killed
 
 
+@contextmanager
+def killing_keepers(host: Host, every: float) -> Iterator[list[int]]:
+    """SIGKILL to the keeper so many seconds after it has come; the pids of all."""
+    killed: list[int] = []
+
+    def kill(over: threading.Event) -> None:
+        while not over.wait(every):
+            pid = keeper(host)
+            if pid is not None and pid not in killed[-1:]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    with meanwhile(kill):
+        yield killed
+
+
+def keeper(host: Host) -> int | None:
+    """Nobody at the moment at which one takes another's place."""
+    written = (host.directory / "run/keeper.lock").read_text()
+    return int(written) if written.strip() else None
+
+
 def _answering(host: Host) -> int | None:
     try:
         return host.supervisor_pid()
