@@ -217,7 +217,12 @@ def read(proc: int, name: str) -> bytes:
 
 
 def copy_from(proc: int, address: int, length: int) -> bytes:
-    """`length` bytes at `address` of the pinned tracee's memory; OSError(EFAULT) unless it can read all of it."""
+    """`length` bytes at `address` of the pinned tracee's memory; OSError(EFAULT) unless it can read all of it.
+
+    Nothing is read of nothing, wherever that is said to be (copy_from_user()).
+    """
+    if not length:
+        return b""
     with _memory(proc, os.O_RDONLY) as (memory, maps):
         _must_be_mapped(maps, address, length, write=False)
         data = os.pread(memory, length, address)
@@ -235,6 +240,8 @@ def copy_to(proc: int, address: int, data: bytes, still_waits: Callable[[], bool
     with _memory(proc, os.O_WRONLY) as (memory, maps):
         if not still_waits():
             raise NotificationGone("a signal came before the answer was written")
+        if not data:
+            return
         _must_be_mapped(maps, address, len(data), write=True)
         written = os.pwrite(memory, data, address)
     if written < len(data):
@@ -256,8 +263,14 @@ def _memory(proc: int, flags: int) -> Iterator[tuple[int, int]]:
         fail(-(error.errno or errno.EIO), "its memory")
 
 
+_TOP = 1 << 63
+"""The largest off_t and one."""
+
+
 def _must_be_mapped(maps: int, address: int, length: int, *, write: bool) -> None:
     """OSError(EFAULT) where the tracee could not do it: through mem whoever may trace it reads and writes everything."""
+    if address + length > _TOP:  # a page for vsyscalls may be listed there, which access_ok() does not allow
+        raise OSError(errno.EFAULT, "the kernel's half of all addresses")
     result = lib.ic_pin_mapped(maps, address, length, write)
     if result == -errno.ENOTTY:
         with os.fdopen(os.dup(maps), "rb") as lines:

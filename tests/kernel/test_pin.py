@@ -151,6 +151,9 @@ def test_memory_counts_as_far_as_the_tracee_has_a_right_to_it(
             with pytest.raises(OSError) as caught:
                 pinned.read(address, 4)
             assert caught.value.errno == errno.EFAULT
+        for address in (0, last, 1 << 63, (1 << 64) - 1):
+            assert pinned.read(address, 0) == b""
+            pinned.write(address, b"")
 
 
 def test_the_longest_that_mount_may_want(paused: Paused) -> None:
