@@ -110,9 +110,12 @@ def inode(proc: int, name: str) -> int:
     return int(lib.ic_pin_inode(proc, name.encode()))
 
 
+_INT_MAX = (1 << 31) - 1
+
+
 def take(proc: int, tid: int, fd: int) -> int:
-    """A duplicate of the tracee's descriptor; OSError(EBADF) for a number that it has not open."""
-    result: int = lib.ic_pin_getfd(proc, tid, fd)
+    """A duplicate of the tracee's descriptor; OSError(EBADF) for a number that it has not open, however large it is."""
+    result: int = lib.ic_pin_getfd(proc, tid, fd) if abs(fd) <= _INT_MAX else -errno.EBADF
     if result == -errno.EBADF:
         raise OSError(errno.EBADF, f"the tracee has no descriptor {fd}")
     if result < 0:

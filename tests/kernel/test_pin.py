@@ -265,9 +265,14 @@ def test_a_descriptor_of_the_tracees_is_taken(paused: Paused) -> None:
     assert os.path.samestat(os.fstat(taken.fd), Path(f"/proc/{paused.tracee.pid}/fd/0").stat())
     assert pinned.anchor(f"/proc/{paused.tracee.pid}/fd/0".encode()).fd == taken.fd, "taken once"
     assert pinned.anchor(b"/proc/1/fd/0") == Anchor(b"/proc/1/fd/0")
-    with pytest.raises(OSError) as caught:
-        pinned.anchor(b"/proc/self/fd/99")
-    assert caught.value.errno == errno.ENOENT
+    for number in (b"99", b"999999999"):
+        with pytest.raises(OSError) as caught:
+            pinned.anchor(b"/proc/self/fd/" + number)
+        assert caught.value.errno == errno.ENOENT
+    for fd in (-1, 99, 1 << 31, 0xFFFFFFFF, 1 << 63):  # a register, or a field of a structure
+        with pytest.raises(OSError) as caught:
+            pinned.take(fd)
+        assert caught.value.errno == errno.EBADF
     pinned.close()
 
 
