@@ -27,8 +27,10 @@ log = structlog.get_logger(__name__)
 
 STATE_MAX = 1 << 20
 """Bytes of one ContainerProcessState: its annotations may be many."""
-PATIENCE = 10.0
-"""Seconds that a runtime may take to send it."""
+PATIENCE = 300.0
+"""Seconds that a runtime may take to send it. crun connects before it makes the process (libcrun_container_run_internal(),
+libcrun_container_exec()), so that all of that lies between. Only root connects, and who waits costs a task.
+"""
 FD_NAME = "seccompFd"
 SO_PEEK_OFF = 42
 """MSG_PEEK goes on where the last one ended: socket(7), asm-generic/socket.h."""

@@ -9,9 +9,10 @@ import socket
 
 import pytest
 import trio
+import trio.testing
 
 from interceptor.errors import InterceptorError, WireError
-from interceptor.listener import ProcessState, parse, serve
+from interceptor.listener import ProcessState, parse, serve, serve_one
 from interceptor.native import sockets
 
 STATE = {
@@ -124,6 +125,30 @@ def test_a_notifier_that_nobody_wants_is_closed(tmp_path):
     os.close(w)
     assert os.read(r, 1) == b""  # end of file: the server's copy of the write end is gone too
     os.close(r)
+
+
+def test_a_runtime_may_connect_two_minutes_before_it_has_something_to_send():
+    """Crun makes the container in between."""
+    accepted = []
+    r, w = os.pipe()
+
+    def accept(state, fd):
+        accepted.append(state.container)
+        os.close(fd)
+
+    async def talk():
+        ours, theirs = trio.socket.socketpair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_one, ours, accept)
+            await trio.sleep(120)
+            with theirs:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [r, w]))]
+                await theirs.sendmsg([json.dumps(STATE).encode()], rights)
+
+    trio.run(talk, clock=trio.testing.MockClock(autojump_threshold=0.05))
+    assert accepted == ["c1"]
+    os.close(r)
+    os.close(w)
 
 
 def test_parse_says_what_is_missing():
