@@ -39,7 +39,7 @@ from runtime import (
 from runtime import record as records
 from runtime.idmapped import Clones, mapping, mount_point
 from runtime.record import Record
-from runtime.refusals import refuse
+from runtime.refusals import refuse, refuse_links
 from runtime.seccomp import Rules, merge_profile
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ class _Preparation:
         clones = Clones(table, self.user_namespace)
         found = rootfs.describe(os.path.join(self.record.bundle, self.config["root"].get("path") or ""), table)
         self.record.rootfs = found[0]
+        refuse_links(self.config, self.record.rootfs.engine, self.record.bundle)
         arguments = self.config["process"].get("args") or []
         systemd = ociconfig.is_systemd(arguments, _resolved(self.record.rootfs.engine, arguments))
         self.record.machine = systemd

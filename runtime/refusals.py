@@ -5,10 +5,12 @@ Engines do not write `--privileged` or `--net=host` into the configuration; only
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from interceptor.errors import ConfigError
+from runtime.binds import is_bind
 
 HOST_NETWORK = (
     "--net=host ({how}): a system container owns its network; publish ports with -p, or attach it to a network of its "
@@ -42,6 +44,27 @@ def refuse(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             "refused: --privileged (config.json allows every device and masks nothing): a system container "
             "runs systemd, Docker and Kubernetes without it; leave it out, and pass single devices with --device"
+        )
+
+
+def refuse_links(config: Mapping[str, Any], image: str, bundle: str) -> None:
+    """Raises ConfigError for symbolic links that a runtime follows while the host's directories are still its own: what it
+    makes in /dev, and the file over which crun mounts a terminal (CVE-2026-88264), it would make on the host, as
+    the container's root, wherever everybody may write. `image` is its root filesystem.
+    """
+    _refuse_link(f"{image}/dev", "the image's /dev")
+    over = [mount for mount in config.get("mounts") or [] if os.path.normpath(mount.get("destination") or "") == "/dev"]
+    if not config["process"].get("terminal") or (over and not is_bind(over[-1])):
+        return
+    directory = os.path.join(bundle, over[-1].get("source") or "") if over else f"{image}/dev"
+    _refuse_link(f"{directory}/console", "/dev/console")
+
+
+def _refuse_link(path: str, what: str) -> None:
+    if os.path.islink(path):
+        raise ConfigError(
+            f"refused: {what} is a symbolic link, to {os.readlink(path)}: runtimes follow it on the host; make it a "
+            f"{'directory' if what.endswith('/dev') else 'file, or leave it out'}"
         )
 
 

@@ -1,12 +1,16 @@
 """Symbolic links that lead out of a container, in images and in volumes, while the host's root makes the container.
 
-Where the links lead, there is something on the host, so that who follows one does what is then seen.
+Where the links lead, there is something on the host, and everybody may write to it, so that who follows one does what is then
+seen. Each is followed once on purpose, by who knows no better, and caught.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import socket
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import whole
 from support.mounts import mounts
+from support.stock import stock
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -30,21 +35,25 @@ CREATIONS = 12
 ENOUGH = 60
 """Creations after which it is no chance any more that a link never pointed elsewhere."""
 UP = "../" * 14
+KNOWN = ("in", "null", "docker")
+"""What the trap has from the start."""
 
 
 @pytest.fixture
 def trap(host: whole.Host) -> Path:
-    """A directory of the host's."""
+    """A directory of the host's, where everybody may write."""
     at = Path(tempfile.mkdtemp(prefix="trap-", dir=host.directory))
-    for name in ("in", "null", "docker"):
-        (at / name).mkdir(parents=True)
+    at.chmod(0o777)
+    for name in KNOWN:
+        (at / name).mkdir(mode=0o777)
+        (at / name).chmod(0o777)
     return at
 
 
 def caught(host: whole.Host, trap: Path) -> list[str]:
     """What was mounted or made there."""
     mounted = host.run("cat", "/proc/self/mountinfo").stdout.splitlines()
-    made = {str(path.relative_to(trap)) for path in trap.rglob("*")} - {"in", "null", "docker"}
+    made = {str(path.relative_to(trap)) for path in trap.rglob("*")} - set(KNOWN)
     return [line.split()[4] for line in mounted if Path(line.split()[4]).is_relative_to(trap)] + sorted(made)
 
 
@@ -107,21 +116,163 @@ def place_of(box: whole.Box) -> set[str]:
     return {"/vol" if point.startswith("/vol/") else point.removesuffix("/in") for point in points}
 
 
-@pytest.mark.parametrize("name", ["dev", "proc", "sys", "etc", "run", "var", "data"])
-@pytest.mark.parametrize("way", ["/", UP], ids=["absolute", "climbing"])
-def test_directories_of_an_image_that_are_links(host: whole.Host, trap: Path, name: str, way: str) -> None:
-    """Whatever is mounted there, made there or looked for there: if the container is made at all, it is made inside."""
-    (trap.parent / "given").mkdir(exist_ok=True)
-    box = whole.Box(host, whole.ALL, [bind(trap.parent / "given", f"/{name}/in"), bind(trap.parent / "given", f"/{name}/a/b")])
+DIRECTORIES = ["dev", "proc", "sys", "etc", "run", "var", "data"]
+WAYS = pytest.mark.parametrize("way", ["/", UP], ids=["absolute", "climbing"])
+
+
+def linked(host: whole.Host, trap: Path, name: str, way: str) -> whole.Box:
+    """A container whose image has a link in the place of the directory `name`; something is to be mounted below."""
+    given = trap.parent / "given"
+    given.mkdir(exist_ok=True)
+    box = whole.Box(host, whole.ALL, [bind(given, f"/{name}/in"), bind(given, f"/{name}/a/b")])
     host.undo.callback(box.remove)
     with contextlib.suppress(FileNotFoundError):
         (box.rootfs / name).rename(box.rootfs / f"{name}.old")
     (box.rootfs / name).symlink_to(way + str(trap.relative_to("/")))
+    return box
+
+
+@pytest.mark.parametrize("name", DIRECTORIES)
+@WAYS
+def test_directories_of_an_image_that_are_links(host: whole.Host, trap: Path, name: str, way: str) -> None:
+    """Whatever is mounted there, made there or looked for there: if the container is made at all, it is made inside."""
+    box = linked(host, trap, name, way)
     with contextlib.suppress(AssertionError):
         box.start()
     found = caught(host, trap)
     box.remove()
     assert not found
+
+
+@WAYS
+def test_who_follows_such_a_link_is_caught(host: whole.Host, trap: Path, way: str) -> None:
+    """By mkdir(1) and mount(8), which take the path as it is written."""
+    box = linked(host, trap, "var", way)
+    point = box.rootfs / "var/in"
+    assert host.run("mount", "--bind", trap.parent / "given", point).returncode == 0
+    assert host.run("mkdir", "-p", box.rootfs / "var/a/b").returncode == 0
+    found = caught(host, trap)
+    assert host.run("umount", point).returncode == 0
+    assert found == [str(trap / "in"), "a", "a/b"]
+
+
+def test_a_stock_runtime_follows_a_link_that_is_dev(host: whole.Host, trap: Path) -> None:
+    """With nothing mounted over it runc makes links there, by path, and crun nodes; since runc 1.3.3 nobody may."""
+    box = linked(host, trap, "dev", "/")
+    box.change(without_dev)
+    with stock(box):
+        found = caught(host, trap)
+    if not found:
+        pytest.skip(f"this {host.runtime} does not")
+    assert "ptmx" in found
+
+
+def without_dev(values: dict[str, Any]) -> None:
+    values["mounts"] = [mount for mount in values["mounts"] if not mount["destination"].startswith("/dev")]
+
+
+NAMES = ("console", "core", "fd", "full", "kmsg", "mqueue", "ptmx", "pts", "random", "shm", "stdin", "tty", "zero")
+
+
+def with_links(host: whole.Host, trap: Path, *, volume: bool) -> whole.Box:
+    """A container on a terminal whose /dev is the image's own, or a volume, and has links that lead out; ptmx works."""
+    box = whole.Box(host, whole.ALL, [])
+    host.undo.callback(box.remove)
+    box.change(without_dev)
+    devices = trap.with_name(trap.name + "-dev") if volume else box.rootfs / "dev"
+    devices.mkdir(exist_ok=True)
+    for name in NAMES:
+        (devices / name).symlink_to(trap / f"made-{name}")
+    os.mknod(devices / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    pts = {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]}
+    (devices / "pts").unlink()
+    (devices / "pts").mkdir()
+    (devices / "ptmx").unlink()
+    (devices / "ptmx").symlink_to("pts/ptmx")
+    box.change(lambda values: values["mounts"].extend([*([bind(devices, "/dev")] if volume else []), pts]))
+    return box
+
+
+@contextlib.contextmanager
+def terminal(box: whole.Box) -> Iterator[list[str]]:
+    """The options by which a runtime is told where to send its end of a terminal."""
+    at = box.directory / "console.sock"
+    box.change(lambda values: values["process"].update(terminal=True))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(at))
+        listening.listen()
+        yield ["--console-socket", str(at)]
+    at.unlink()
+
+
+@pytest.mark.parametrize("volume", [False, True], ids=["image", "volume"])
+@pytest.mark.parametrize("on_terminal", [False, True], ids=["plain", "terminal"])
+def test_names_in_dev_that_are_links(host: whole.Host, trap: Path, volume: bool, on_terminal: bool) -> None:
+    """CVE-2026-88264, CVE-2026-88265: nothing fresh is mounted over /dev, and what a runtime makes there is made elsewhere."""
+    box = with_links(host, trap, volume=volume)
+    with terminal(box) if on_terminal else contextlib.nullcontext([]) as options, contextlib.suppress(AssertionError):
+        box.start(*options)
+    found = caught(host, trap)
+    box.remove()
+    assert not found
+
+
+def test_a_stock_runtime_makes_its_console_through_a_link(host: whole.Host, trap: Path) -> None:
+    box = with_links(host, trap, volume=False)
+    with terminal(box) as options, stock(box, *options):
+        found = caught(host, trap)
+    if not found:
+        pytest.skip(f"this {host.runtime} does not: runc makes it after pivot_root(2), crun does up to 1.29.1")
+    assert "made-console" in found
+
+
+# -- data directories ------------------------------------------------------------------------------------------------------
+
+LEADS = {
+    "the directory": ("var/lib/docker", "docker"),
+    "one above it": ("var", ""),
+    "the one that is configured": ("srv/data", "docker"),
+}
+
+
+def with_data(host: whole.Host, trap: Path, what: str, way: str) -> tuple[whole.Box, Path]:
+    """A container with a dockerd, and the link in its image that leads to a secret of the host's."""
+    box = whole.Box(host, whole.ALL, [])
+    host.undo.callback(box.remove)
+    for place in (trap / "docker", trap / "lib/docker"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "secret").touch()
+        inside = box.rootfs / place.relative_to("/")
+        inside.mkdir(parents=True)
+        (inside / "own").touch()
+    (box.rootfs / "bin/dockerd").touch()
+    name, target = LEADS[what]
+    link = box.rootfs / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(way + str((trap / target).relative_to("/")))
+    if name == "srv/data":
+        (box.rootfs / "etc/docker").mkdir()
+        (box.rootfs / "etc/docker/daemon.json").write_text('{"data-root": "/srv/data"}')
+    return box, box.rootfs / ("srv/data" if name == "srv/data" else "var/lib/docker")
+
+
+@pytest.mark.parametrize("what", LEADS)
+@WAYS
+def test_data_directories_of_an_image_that_are_links(host: whole.Host, trap: Path, what: str, way: str) -> None:
+    """What they are filled with is the image's own; by the path as it is written it would be the host's."""
+    box, path = with_data(host, trap, what, way)
+    naive = box.directory / "naive"
+    shutil.copytree(path, naive)
+    assert [file.name for file in naive.iterdir()] == ["secret"]
+    before = sorted(trap.rglob("*"))
+    box.start()
+    mounted = [point for point in caught(host, trap) if point.startswith("/")]
+    stored = [file.name for file in (host.directory / "state/data" / box.id).rglob("*") if file.is_file()]
+    assert box.sh(f"ls /{path.relative_to(box.rootfs)}") == "own\n"
+    box.remove()
+    assert sorted(trap.rglob("*")) == before
+    assert not mounted
+    assert stored == ["own"]
 
 
 @pytest.mark.parametrize("name", ["null", "full", "kmsg", "console"])

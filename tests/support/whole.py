@@ -222,14 +222,14 @@ class Box:
         edit(values)
         path.write_text(json.dumps(values))
 
-    def start(self) -> None:
-        self._make("run", "--detach")
+    def start(self, *options: str | Path) -> None:
+        self._make("run", "--detach", *options)
 
     def create(self) -> None:
         """As far as its init waits for `start`."""
         self._make("create")
 
-    def _make(self, *command: str) -> None:
+    def _make(self, *command: str | Path) -> None:
         output = self.directory / "output"
         pid_file = self.directory / "pid"
         with output.open("w") as stream:  # no pipe: the container would hold it open

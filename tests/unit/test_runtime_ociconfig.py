@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +13,9 @@ from runtime import capabilities, cgroups, commandline, image, mountinfo, ocicon
 from runtime.dockerd import engine_pid
 from runtime.ociconfig import Facts
 from runtime.oomscore import OomScore
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 IDS = IdRange(1879048192, 65536)
 EVERY = ("CAP_CHOWN", "CAP_SYS_ADMIN", "CAP_KILL")
@@ -221,6 +225,30 @@ def test_a_configuration_without_its_parts_is_refused(missing: str) -> None:
     config[missing] = None
     with pytest.raises(ConfigError, match="must be objects"):
         refusals.refuse(config)
+
+
+DEV: dict[str, Any] = {"destination": "/dev/", "type": "tmpfs", "source": "tmpfs"}
+
+
+@pytest.mark.parametrize(
+    ("link", "mounts", "terminal", "said"),
+    [
+        ("dev", [DEV], False, "the image's /dev is a symbolic link, to /elsewhere"),
+        ("dev/console", [], True, "/dev/console is a symbolic link"),
+        ("dev/console", [], False, ""),
+        ("dev/console", [DEV], True, ""),
+        ("volume/console", [{**DEV, "type": "bind", "source": "../volume"}], True, "/dev/console is a symbolic link"),
+    ],
+)
+def test_links_that_a_runtime_follows(
+    tmp_path: Path, link: str, mounts: list[dict[str, Any]], terminal: bool, said: str
+) -> None:
+    for name in ("bundle", "dev", "volume") if "/" in link else ("bundle",):
+        (tmp_path / name).mkdir()
+    (tmp_path / link).symlink_to("/elsewhere")
+    config = {**docker(), "mounts": mounts, "process": {"terminal": terminal}}
+    with pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext():
+        refusals.refuse_links(config, str(tmp_path), str(tmp_path / "bundle"))
 
 
 # -- small pure things ---------------------------------------------------------------------------------------------------
