@@ -270,6 +270,11 @@ class Lifecycle:
                 raise InterceptorError(
                     f"the runtime created container {container_id}, but its init (pid {pid!r}) does not live"
                 )
+            if not process.lives_as(pid, pending.record.ids.first):
+                raise InterceptorError(
+                    f"the runtime created container {container_id}, but its init (pid {pid}) does not live in its user "
+                    "namespace: what would be mounted for the container would be mounted for somebody else"
+                )
             self._complete(pending, pid)
             request.on_disconnect.pop_all()
             del self._pending[container_id], self._creating[container_id]
@@ -298,10 +303,10 @@ class Lifecycle:
 
     def _init_is_there(self, container_id: str, pid: int) -> None:
         """A runtime sends the notifier when nothing is left to mount for init: the filter might forbid it. So what init finds
-        is given to it while the runtime does the rest.
+        is given to it while the runtime does the rest. If it is its init: what is given lies over the mounts that are there.
         """
         pending = self._pending.get(container_id)
-        if pending is not None and pid > 0:
+        if pending is not None and process.lives_as(pid, pending.record.ids.first):
             self._begin_to_give(pending, pid)[1].start()
 
     def _begin_to_give(self, pending: Pending, pid: int) -> tuple[int, Ahead[Given]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def start_time(pid: int) -> int | None:
         return None
     state, *rest = found[found.rindex(b")") + 2 :].split()
     return None if state in (b"Z", b"X") else int(rest[18])
+
+
+def lives_as(pid: int, first: int) -> bool:
+    """Whether a process lives in a user namespace whose root is `first` outside: with exclusive ids, in that container's."""
+    with suppress(OSError):
+        return text(f"/proc/{pid}/uid_map").split()[:2] == ["0", str(first)]
+    return False
 
 
 def mount_namespace(inode: int) -> Fd | None:

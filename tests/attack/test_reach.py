@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -10,9 +11,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from support import whole
+from support import tracees, whole
+from support.mounts import mounts
+from support.waiting import wait_for
+
+from interceptor.client import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = [
     pytest.mark.root,
@@ -21,6 +30,7 @@ pytestmark = [
 ]
 
 CALLS = 500
+SETHOSTNAME = 170
 WORKS = "mount -t proc p /mnt && umount /mnt && echo works"
 
 
@@ -59,33 +69,97 @@ def test_no_descriptor_of_ours_is_seen_inside(lent: whole.Box) -> None:
 
 # -- the sockets -----------------------------------------------------------------------------------------------------------
 
-POISON: dict[str, object] = {
-    "not even JSON": "{",
-    "another's id, and no notifier": {"state": {"id": "BOX", "pid": 1, "status": "running"}},
-    "another's id, and the supervisor's pid": {"state": {"id": "BOX", "pid": "SUPERVISOR"}},
-    "a negative pid": {"state": {"id": "BOX", "pid": -1}},
-    "a path for an id": {"state": {"id": "../../etc", "pid": 1}},
-    "a list for an id": {"state": {"id": ["BOX"], "pid": 1}},
-    "a number for a name": {"fds": [7], "state": {"id": "BOX"}},
-    "more names than descriptors": {"fds": ["a", "b", "c", "seccompFd"], "state": {"id": "BOX"}},
-    "long metadata": {"state": {"id": "BOX", "pid": 1}, "metadata": "x" * 500_000},
-    "a nest": "[" * 200_000,
+Claim = tuple[object, bool]
+"""What is sent, and whether it is taken: where only the descriptor is not what it should be."""
+
+POISON: dict[str, Claim] = {
+    "the truth": ({"state": {"id": "BOX", "pid": 1}}, True),
+    "not even JSON": ("{", False),
+    "no name for the descriptor": ({"fds": ["pidfd"], "state": {"id": "BOX"}}, False),
+    "another's pid": ({"pid": "SUPERVISOR", "state": {"id": "BOX", "pid": "SUPERVISOR"}}, True),
+    "a negative pid": ({"pid": -1, "state": {"id": "BOX", "pid": -1}}, True),
+    "nobody's id": ({"state": {"id": "BOX-2", "pid": 1}}, False),
+    "a path for an id": ({"state": {"id": "../../etc", "pid": 1}}, False),
+    "a path to the id": ({"state": {"id": "./BOX", "pid": 1}}, False),
+    "a list for an id": ({"state": {"id": ["BOX"], "pid": 1}}, False),
+    "a number for a name": ({"fds": [7], "state": {"id": "BOX"}}, False),
+    "more names than descriptors": ({"fds": ["a", "b", "c", "seccompFd"], "state": {"id": "BOX"}}, False),
+    "long metadata": ({"state": {"id": "BOX", "pid": 1}, "metadata": "x" * 500_000}, True),
+    "too long": ({"state": {"id": "BOX", "pid": 1}, "metadata": "x" * 2_000_000}, False),
+    "a nest": ("[" * 200_000, False),
 }
+
+
+def claim(box: whole.Box, value: object) -> bytes:
+    """What is written for it. The pid is a number: runtimes know no other."""
+    state = {"ociVersion": "1.0.2", "fds": ["seccompFd"], **value} if isinstance(value, dict) else value
+    text = state if isinstance(state, str) else json.dumps(state)
+    return text.replace('"SUPERVISOR"', str(box.host.supervisor.pid)).replace("BOX", box.id).encode()
+
+
+def send_claim(box: whole.Box, data: bytes, descriptor: int) -> None:
+    """As a runtime sends a ContainerProcessState; who does not like it may end the connection at any time."""
+    with socket.socket(socket.AF_UNIX) as sender, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        sender.connect(str(box.host.directory / "run/seccomp.sock"))
+        socket.send_fds(sender, [data[:1000]], [descriptor])
+        sender.sendall(data[1000:])
 
 
 @pytest.mark.parametrize("what", POISON)
 def test_a_poisoned_process_state(box: whole.Box, what: str) -> None:
-    """Runtimes send them. Whatever stands in one: a descriptor that is no notifier of the container's changes nothing."""
-    supervisor = box.host.supervisor.pid
-    value = POISON[what]
-    text = value if isinstance(value, str) else json.dumps({"ociVersion": "1.0.2", "fds": ["seccompFd"], **dict(value)})  # type: ignore[call-overload]
-    data = text.replace('"SUPERVISOR"', str(supervisor)).replace("BOX", box.id).encode()
+    """Runtimes send them. Whatever stands in one: a descriptor that is no notifier changes nothing."""
+    data = claim(box, POISON[what][0])
     for name in ("/dev/null", "/dev/zero", "/proc/self/ns/user"):
-        with socket.socket(socket.AF_UNIX) as sender, Path(name).open("rb") as file, contextlib.suppress(BrokenPipeError):
-            sender.connect(str(box.host.directory / "run/seccomp.sock"))
-            socket.send_fds(sender, [data[:1000]], [file.fileno()])
-            sender.sendall(data[1000:])
+        with Path(name).open("rb") as file:
+            send_claim(box, data, file.fileno())
     assert box.sh(WORKS) == "works\n"
+
+
+@pytest.mark.parametrize("what", POISON)
+def test_a_notifier_comes_with_a_poisoned_process_state(box: whole.Box, what: str) -> None:
+    """The same with a real one: it is closed, so that its process hears ENOSYS, but where the claim is as good as the truth."""
+    value, taken = POISON[what]
+    with tracees.watched("u", SETHOSTNAME) as tracee:
+        send_claim(box, claim(box, value), tracee.fd)
+        os.close(tracee.fd)
+        tracee.fd = -1
+        assert tracee.set_name() == (0 if taken else -errno.ENOSYS)
+    assert box.sh(WORKS) == "works\n"
+
+
+@pytest.mark.parametrize("whose", ["the host's", "another container's"])
+def test_an_init_that_is_somebody_elses(host: whole.Host, box: whole.Box, whose: str) -> None:
+    """While a container is being created, a process of somebody else's is said to be its init: by a runtime with the notifier,
+    by the entry in the end. That one's mounts stay as they are, over which the container's devices and leaves would lie.
+    """
+    made = whole.Box(host, whole.ALL, ())
+    argv = ["--root", str(host.directory / "oci"), "create", "--bundle", str(made.bundle), made.id]
+    body = {"id": made.id, "bundle": str(made.bundle), "argv": argv, "runtime": host.runtime, "stdio_null": False}
+    with stranger() as pid_of_stranger:
+        pid = pid_of_stranger if whose == "the host's" else box.init
+        before = mounts(pid)
+        with host.client() as entry, Path("/dev/null").open("rb") as file:
+            with host.mount_namespace.open("rb") as namespace:
+                entry.call("create", [namespace.fileno()], **body)
+            send_claim(box, json.dumps({"fds": ["seccompFd"], "pid": pid, "state": {"id": made.id}}).encode(), file.fileno())
+            wait_for(lambda: f"container={made.id} pid={pid}" in host.log.read_text(), "that it was heard", within=20)
+            with pytest.raises(RefusedError, match="does not live in its user namespace"):
+                entry.call("created", id=made.id, status=0, pid=pid)
+        made.remove()  # and what was begun has ended
+        assert mounts(pid) == before
+    assert box.sh(WORKS) == "works\n"
+
+
+@contextlib.contextmanager
+def stranger() -> Iterator[int]:
+    """A process of the host's in a mount namespace of its own."""
+    with subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "infinity"]) as process:
+        try:
+            own = Path("/proc/self/ns/mnt").stat().st_ino
+            wait_for(lambda: Path(f"/proc/{process.pid}/ns/mnt").stat().st_ino != own, "a mount namespace", within=10)
+            yield process.pid
+        finally:
+            process.kill()
 
 
 CONNECT = """\

@@ -154,9 +154,14 @@ class Host:
         connection.connect(str(self.directory / "run/control.sock"))
         return Client(connection)
 
+    @property
+    def mount_namespace(self) -> Path:
+        """Of the engine, so to speak."""
+        return Path(f"/proc/{self._keeper.pid}/ns/mnt")
+
     def command(self, *command: str | Path) -> list[str | Path]:
         """In the private mount namespace."""
-        return ["nsenter", f"--mount=/proc/{self._keeper.pid}/ns/mnt", "--", *command]
+        return ["nsenter", f"--mount={self.mount_namespace}", "--", *command]
 
     def run(self, *command: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
