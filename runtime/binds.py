@@ -94,7 +94,7 @@ def attach(
             raise ConfigError(f"{what}: {source} does not exist; create it, or correct the mount")
         options = entry.get("options") or []
         keep_peers, wanted = bool(_KEEP_PEERS & set(options)), attributes(options)
-        if not keep_peers and not _covered(entries, number, lock_in.hidden):
+        if not keep_peers and not _is_dev(entry) and not _covered(entries, number, lock_in.hidden):
             point = mountpoints.make(lock_in.path, entry["destination"], source, lock_in.ids)
             inside.add(number)
         else:
@@ -103,6 +103,13 @@ def attach(
         with point:
             clones.bind(source, point, what, recursive="rbind" in options, attributes=wanted, keep_peers=keep_peers)
     return Attached(sources, frozenset(inside))
+
+
+def _is_dev(entry: Mapping[str, Any]) -> bool:
+    """By a bind mount there a runtime knows that it is to make nothing in it: neither nodes nor links (runc
+    libcontainer/rootfs_linux.go, needsSetupDev(); crun libcrun/linux.c, do_mounts()).
+    """
+    return os.path.normpath(entry["destination"]) == "/dev"
 
 
 def _covered(entries: Sequence[Mapping[str, Any]], number: int, hidden: Iterable[str]) -> bool:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,6 +182,18 @@ def test_submounts_of_a_volume_are_mapped_and_the_kernels_own_are_bound(
     values = oci.config(plain, "stat", "-c", "%u", "/v", "/v/disk", "/v/disk/file", cgroup=host.cgroup + "/a")
     values["mounts"].append({"destination": "/v", "type": "bind", "source": str(volume), "options": ["rbind"]})
     assert host.output_of("a", values).split() == ["0", "0", "0"]
+
+
+def test_a_volume_over_dev_stays_as_it_is(host: oci.Host, plain: Path, tmp_path: Path) -> None:
+    """As `docker run -v DIRECTORY:/dev` has it: nothing of an engine's lies below, and a runtime makes nothing there."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    os.mknod(volume / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    values = oci.config(plain, "ls", "/dev", cgroup=host.cgroup + "/a")
+    values["mounts"] = [mount for mount in values["mounts"] if not mount["destination"].startswith("/dev")]
+    values["mounts"].append({"destination": "/dev/", "type": "bind", "source": str(volume), "options": ["rbind"]})
+    assert host.output_of("a", values).split() == ["null"]
+    assert [path.name for path in volume.iterdir()] == ["null"]
 
 
 def test_data_directories_lie_in_the_engines_layer_and_outlive_a_restart(host: oci.Host, tmp_path: Path) -> None:
