@@ -109,7 +109,8 @@ def _is_dev(entry: Mapping[str, Any]) -> bool:
     """By a bind mount there a runtime knows that it is to make nothing in it: neither nodes nor links (runc
     libcontainer/rootfs_linux.go, needsSetupDev(); crun libcrun/linux.c, do_mounts()).
     """
-    return os.path.normpath(entry["destination"]) == "/dev"
+    destination: str = entry["destination"]
+    return os.path.normpath(destination) == "/dev"
 
 
 def _covered(entries: Sequence[Mapping[str, Any]], number: int, hidden: Iterable[str]) -> bool:
