@@ -1,7 +1,7 @@
 """Delegation: the container's own cgroup, in every hierarchy, belongs to the container's root.
 
-Then systemd and inner engines make cgroups below it, while its limits stay the host's. Only a cgroup whose one
-process is the container's init is given away: an engine that makes none leaves init in a cgroup of somebody else.
+Then systemd and inner engines make cgroups below it, while its limits stay the host's. Only a cgroup without any process but
+the container's init, and what that started, is given away: an engine that makes none leaves init in one of somebody else.
 Source: cgroups(7), "Delegation"; Linux Documentation/admin-guide/cgroup-v2.rst, "Model of Delegation"; systemd
 src/shared/cgroup-setup.c.
 """
@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from interceptor.native.files import text
-from runtime import mountinfo
+from runtime import mountinfo, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from runtime.mountinfo import Mount
 
 _V1_FILES = ("cgroup.procs", "tasks", "cgroup.clone_children")
-_ONE_PID = 32  # bytes: a pid, its newline, and the beginning of a second
+_A_FEW_PIDS = 256  # bytes: whose list is longer, that is no container which is being created
 _V2_FILES = (
     "cgroup.procs", "cgroup.threads", "cgroup.subtree_control",
     "cpu.pressure", "io.pressure", "irq.pressure", "memory.pressure",
@@ -99,7 +99,7 @@ def delegate(pid: int, membership: str, table: Sequence[Mount], ids: IdRange) ->
     """Gives them to the container's root; answers the directories. Runs in the mount namespace that `table` is of."""
     given = []
     for directory, files in directories(membership, table):
-        if _only(pid, directory):
+        if _is_of(pid, directory):
             os.chown(directory, ids.first, ids.first)
             _chown(directory, files, ids)
             given.append(directory)
@@ -141,13 +141,17 @@ def _below(root: str, path: str) -> str:
     return path[len(prefix) :] if path.startswith(prefix + "/") and path != prefix + "/" else ""
 
 
-def _only(pid: int, directory: str) -> bool:
-    """Whether `pid` is the one process there; also False where the cgroup is gone."""
+def _is_of(pid: int, directory: str) -> bool:
+    """Whether `pid` is there and no process that it has not started: crun's init has a child for a moment. Also False where
+    the cgroup is gone.
+    """
     try:
         with open(f"{directory}/cgroup.procs", "rb", buffering=0) as file:
-            return file.read(_ONE_PID) == b"%d\n" % pid
+            found = file.read(_A_FEW_PIDS)
     except OSError:
         return False
+    pids = set(map(int, found.split())) if len(found) < _A_FEW_PIDS else set[int]()
+    return pid in pids and all(process.descends(other, pid) for other in pids)
 
 
 def _chown(directory: str, files: Iterable[str], ids: IdRange) -> None:

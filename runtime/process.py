@@ -50,13 +50,28 @@ def oom_score_floor() -> int | None:
 
 def start_time(pid: int) -> int | None:
     """Clock ticks between boot and start of a process; None when there is none. With the pid it names one process."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether a process is that one or one which it started, at whatever remove; one that has ended is nobody's."""
+    while pid not in (0, ancestor):
+        fields = _stat(pid)
+        if fields is None:
+            return True
+        pid = int(fields[1])
+    return pid == ancestor
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """What /proc/PID/stat says after the name, from the state on; None where there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             found = file.read(4096)
     except OSError:
         return None
-    state, *rest = found[found.rindex(b")") + 2 :].split()
-    return None if state in (b"Z", b"X") else int(rest[18])
+    return found[found.rindex(b")") + 2 :].split()
 
 
 def lives_as(pid: int, first: int) -> bool:
