@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runtime.preparation import Host
     from runtime.record import Record
 
-_STATE_SECONDS = 10
+_STATE_SECONDS = 60
 
 
 def own_mount_namespace() -> Fd:
@@ -102,10 +102,13 @@ def init_lives(record: Record) -> bool:
 
 
 def _known_to_runtime(record: Record) -> bool:
+    """A runtime that does not answer in time has not said that the container is gone; one that is not there knows none."""
     command = [record.runtime, *record.options, "state", record.id]
     try:
         done = children.run(command, timeout=_STATE_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
+        return True
+    except OSError:
         return False
     return done.returncode == 0
 

@@ -25,7 +25,7 @@ _CRUN_WAIT_KILLABLE = (1, 6)
 _CRUN_JOINS_EARLY = (1, 9)
 """1.8.7: containers/crun, 88441d9c, "linux: simplify setns with pidfd"."""
 _YOUNG_LIBSECCOMP = (2, 6)
-_SECONDS = 10
+_SECONDS = 60
 _VERSION = re.compile(r"(\w[\w-]*) version (\d+)\.(\d+)")
 
 

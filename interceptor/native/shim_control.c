@@ -20,7 +20,7 @@
 
 #include "shim.h"
 
-#define READY_MS 10000   /* a supervisor takes 0.3 s to start */
+#define READY_MS 60000   /* a supervisor takes 0.3 s to start; on a machine with hundreds of tasks to run, more than ten */
 #define ANSWER_SECONDS 120 /* preparing a rootfs may wait for a slow disk */
 #define ATTEMPTS 10 /* supervisors that may die while they are being asked */
 
