@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import whole
 from support.mounts import mounts
+from support.oci import DEVPTS, bind, without_dev
 from support.stock import stock
 from support.waiting import wait_for
 
@@ -55,10 +55,6 @@ def caught(host: whole.Host, trap: Path) -> list[str]:
     mounted = host.run("cat", "/proc/self/mountinfo").stdout.splitlines()
     made = {str(path.relative_to(trap)) for path in trap.rglob("*")} - set(KNOWN)
     return [line.split()[4] for line in mounted if Path(line.split()[4]).is_relative_to(trap)] + sorted(made)
-
-
-def bind(source: Path, destination: str) -> dict[str, Any]:
-    return {"destination": destination, "type": "bind", "source": str(source), "options": ["rbind"]}
 
 
 @pytest.fixture
@@ -167,10 +163,6 @@ def test_a_stock_runtime_follows_a_link_that_is_dev(host: whole.Host, trap: Path
     assert "ptmx" in found
 
 
-def without_dev(values: dict[str, Any]) -> None:
-    values["mounts"] = [mount for mount in values["mounts"] if not mount["destination"].startswith("/dev")]
-
-
 NAMES = ("console", "core", "fd", "full", "kmsg", "mqueue", "ptmx", "pts", "random", "shm", "stdin", "tty", "zero")
 
 
@@ -184,7 +176,7 @@ def with_links(host: whole.Host, trap: Path, *, volume: bool) -> whole.Box:
     for name in NAMES:
         (devices / name).symlink_to(trap / f"made-{name}")
     os.mknod(devices / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    pts = {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]}
+    pts = {"destination": "/dev/pts", **DEVPTS}
     (devices / "pts").unlink()
     (devices / "pts").mkdir()
     (devices / "ptmx").unlink()
@@ -193,24 +185,12 @@ def with_links(host: whole.Host, trap: Path, *, volume: bool) -> whole.Box:
     return box
 
 
-@contextlib.contextmanager
-def terminal(box: whole.Box) -> Iterator[list[str]]:
-    """The options by which a runtime is told where to send its end of a terminal."""
-    at = box.directory / "console.sock"
-    box.change(lambda values: values["process"].update(terminal=True))
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(at))
-        listening.listen()
-        yield ["--console-socket", str(at)]
-    at.unlink()
-
-
 @pytest.mark.parametrize("volume", [False, True], ids=["image", "volume"])
 @pytest.mark.parametrize("on_terminal", [False, True], ids=["plain", "terminal"])
 def test_names_in_dev_that_are_links(host: whole.Host, trap: Path, volume: bool, on_terminal: bool) -> None:
     """CVE-2026-88264, CVE-2026-88265: nothing fresh is mounted over /dev, and what a runtime makes there is made elsewhere."""
     box = with_links(host, trap, volume=volume)
-    with terminal(box) if on_terminal else contextlib.nullcontext([]) as options, contextlib.suppress(AssertionError):
+    with box.terminal() if on_terminal else contextlib.nullcontext([]) as options, contextlib.suppress(AssertionError):
         box.start(*options)
     found = caught(host, trap)
     box.remove()
@@ -219,7 +199,7 @@ def test_names_in_dev_that_are_links(host: whole.Host, trap: Path, volume: bool,
 
 def test_a_stock_runtime_makes_its_console_through_a_link(host: whole.Host, trap: Path) -> None:
     box = with_links(host, trap, volume=False)
-    with terminal(box) as options, stock(box, *options):
+    with box.terminal() as options, stock(box, *options):
         found = caught(host, trap)
     if not found:
         pytest.skip(f"this {host.runtime} does not: runc makes it after pivot_root(2), crun does up to 1.29.1")
@@ -273,32 +253,6 @@ def test_data_directories_of_an_image_that_are_links(host: whole.Host, trap: Pat
     assert sorted(trap.rglob("*")) == before
     assert not mounted
     assert stored == ["own"]
-
-
-@pytest.mark.parametrize("name", ["null", "full", "kmsg", "console"])
-def test_nodes_that_are_links_to_knobs(host: whole.Host, name: str) -> None:
-    """CVE-2025-31133, CVE-2025-52565: /dev comes from somewhere else, and what is bound from there is a file of proc's."""
-    devices = host.directory / f"dev-{name}"
-    devices.mkdir()
-    (devices / name).symlink_to("/proc/sys/kernel/core_pattern")
-    box = whole.Box(host, whole.ALL, [])
-    box.change(lambda values: with_dev(values, devices))
-    host.undo.callback(box.remove)
-    before = Path("/proc/sys/kernel/core_pattern").read_bytes()
-    with contextlib.suppress(AssertionError):
-        box.start()
-        knobs = ("/proc/sys/kernel/core_pattern", f"/dev/{name}", "/mnt/sys/kernel/core_pattern")
-        box.exec("sh", "-c", "mount -t proc p /mnt; " + "; ".join(f"echo '|/evil' > {knob}" for knob in knobs))
-    after = Path("/proc/sys/kernel/core_pattern").read_bytes()
-    box.remove()
-    assert after == before
-
-
-def with_dev(values: dict[str, Any], devices: Path) -> None:
-    masked = ["/proc/kcore", "/proc/sys/kernel/core_pattern"]
-    rest = [mount for mount in values["mounts"] if not mount["destination"].startswith("/dev")]
-    values["mounts"] = [*rest, bind(devices, "/dev")]
-    values["linux"]["maskedPaths"] = masked
 
 
 @pytest.mark.parametrize("claimed", ["../evil", "a/../../evil", ".", "..", "x" * 2000, "with\nline"])

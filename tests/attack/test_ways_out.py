@@ -2,8 +2,8 @@
 
 Every test would succeed on an implementation that does the obvious thing. What is attacked elsewhere: capabilities of a
 nested user namespace alone (tests/e2e/test_nested.py, tests/kernel/test_handlers_nested.py), what layers and archives carry
-along (test_layers.py), links of images and volumes (test_links.py), what of ours is near (test_reach.py), racing callers
-(test_races.py).
+along (test_layers.py), links of images and volumes (test_links.py), runtimes that are led elsewhere in proc
+(test_redirected.py), what of ours is near (test_reach.py), racing callers (test_races.py).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@
  *   descriptors FILE  what every descriptor of every process is that can be seen, each once, until there is FILE
  *   strangers COUNT   makes so many calls for which helpers come into our pid namespace, and attacks every process there that
  *                     belongs to nobody inside: "seen NUMBER", and what succeeded
+ *   procfs PATH…      opens each as runc does since 1.3.3: below /proc, a clone of its mount, and a new one, across no mount
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -17,6 +18,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -231,6 +234,35 @@ static void strangers(int calls)
 	printf("seen %ld\n", seen);
 }
 
+static int fresh_proc(void)
+{
+	int context = (int)syscall(SYS_fsopen, "proc", FSOPEN_CLOEXEC);
+	if (context < 0 || syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		return -1;
+	return (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSUID);
+}
+
+static void procfs(int count, char **paths)
+{
+	struct {
+		const char *name;
+		int root;
+	} ways[] = {
+		{"path", open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC)},
+		{"clone", (int)syscall(SYS_open_tree, AT_FDCWD, "/proc", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE)},
+		{"fresh", fresh_proc()},
+	};
+	struct open_how how = {
+		.flags = O_PATH | O_CLOEXEC,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS,
+	};
+
+	for (unsigned way = 0; way < sizeof ways / sizeof *ways; way++)
+		for (int i = 0; i < count; i++)
+			printf("%s %s %d\n", ways[way].name, paths[i],
+			       syscall(SYS_openat2, ways[way].root, paths[i], &how, sizeof how) < 0 ? errno : 0);
+}
+
 int main(int argc, char **argv)
 {
 	const char *step = argc > 1 ? argv[1] : "";
@@ -239,6 +271,8 @@ int main(int argc, char **argv)
 		exes();
 	else if (!strcmp(step, "sockets"))
 		sockets();
+	else if (!strcmp(step, "procfs"))
+		procfs(argc - 2, argv + 2);
 	for (int i = 2; i < argc; i++) {
 		if (!strcmp(step, "open"))
 			opens(argv[i]);

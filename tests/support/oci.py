@@ -94,6 +94,19 @@ def config(rootfs: Path | str, *args: str, cgroup: str, **process: Any) -> dict[
     }  # fmt: skip
 
 
+def bind(source: Path, destination: str) -> dict[str, Any]:
+    """An entry of `mounts`."""
+    return {"destination": destination, "type": "bind", "source": str(source), "options": ["rbind"]}
+
+
+def without_dev(values: dict[str, Any]) -> None:
+    """Takes away what engines mount over /dev and below it."""
+    values["mounts"] = [mount for mount in values["mounts"] if not mount["destination"].startswith("/dev")]
+
+
+DEVPTS = {"type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]}
+
+
 @contextmanager
 def directory() -> Iterator[Path]:
     """A directory that a container's root can pass through; pytest's own are 0700, and every pytest makes them so

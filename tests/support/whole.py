@@ -227,6 +227,17 @@ class Box:
         edit(values)
         path.write_text(json.dumps(values))
 
+    @contextlib.contextmanager
+    def terminal(self) -> Iterator[list[str | Path]]:
+        """It gets one; the options by which a runtime is told where to send its end."""
+        at = self.directory / "console.sock"
+        self.change(lambda values: values["process"].update(terminal=True))
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(at))
+            listening.listen()
+            yield ["--console-socket", at]
+        at.unlink()
+
     def start(self, *options: str | Path) -> None:
         self._make("run", "--detach", *options)
 
