@@ -58,7 +58,7 @@ INNER ?= 60
 INNER_SECONDS ?= 1200
 
 # Everything that reads what others wrote, by coverage, FUZZ_SECONDS each; FUZZ=NAME for one of them; then, in a
-# container, FUZZ_CALLS intercepted calls with random arguments.
+# container, FUZZ_CALLS intercepted calls with random arguments, half with each runtime (INTERCEPTOR_FUZZ_SEED chooses them).
 fuzz: build $(STAMPS)/images.apt $(STAMPS)/tests.apt $(STAMPS)/fuzz.apt $(STAMPS)/atheris
 	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS) $(FUZZ)
 	$(if $(FUZZ),,INTERCEPTOR_FUZZ_CALLS=$(FUZZ_CALLS) $(BIN)/pytest -s tests/fuzz/test_calls.py)
