@@ -41,30 +41,52 @@ def test_helpers_in_the_containers_own_pid_namespace(lent: whole.Box) -> None:
     assert int(said[-1].split()[1]) > 0
 
 
+def test_the_same_is_done_to_a_process_of_ones_own(lent: whole.Box) -> None:
+    said = lent.exec(lent.probe("attack"), "own").stdout.splitlines()
+    assert {"read", "read environ", "read fd", "read root/etc", "traced", "limited", "got descriptor 0", "killed"} <= set(said)
+
+
 OURS = re.compile("seccomp|journal|memfd|interceptor|pidfd|mnt:|user:")
+
+
+@contextlib.contextmanager
+def looking(box: whole.Box, said: list[str]) -> Iterator[None]:
+    """What every descriptor that is seen inside meanwhile is; each once."""
+    enough = box.rootfs / "data/enough"
+    watch = subprocess.Popen(
+        box.host.command(
+            whole.ENTRY, "--root", box.host.directory / "oci", "exec", box.id, box.probe("attack"), "descriptors",
+            "/data/enough",
+        ),
+        env=box.host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd="/",
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        enough.touch()
+        said += watch.communicate(timeout=60)[0].splitlines()
+        enough.unlink()
 
 
 def test_no_descriptor_of_ours_is_seen_inside(lent: whole.Box) -> None:
     """Neither notifier, journal, namespace nor socket, in any process there, while calls are made and commands start."""
     supervisors = {str(path.readlink()) for path in Path(f"/proc/{lent.host.supervisor.pid}/fd").iterdir()}
     assert [link for link in supervisors if "seccomp" in link], "nothing to be found"
-    enough = lent.rootfs / "data/enough"
-    watch = subprocess.Popen(
-        lent.host.command(
-            whole.ENTRY, "--root", lent.host.directory / "oci", "exec", lent.id, lent.probe("attack"), "descriptors",
-            "/data/enough",
-        ),
-        env=lent.host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd="/",
-    )  # fmt: skip
-    try:
+    said: list[str] = []
+    with looking(lent, said):
         for _ in range(15):
             assert lent.sh(WORKS) == "works\n"
-    finally:
-        enough.touch()
-        said, _ = watch.communicate(timeout=60)
-    enough.unlink()
-    assert "/proc" in said.splitlines()
-    assert [link for link in said.splitlines() if OURS.search(link) and "output" not in link] == []
+    assert "/proc" in said
+    assert [link for link in said if OURS.search(link) and "output" not in link] == []
+
+
+def test_such_a_descriptor_would_be_seen(lent: whole.Box) -> None:
+    """Of a command that has one for as long as one of the others takes."""
+    said: list[str] = []
+    with looking(lent, said):
+        for _ in range(5):
+            assert lent.sh(f"exec 9</proc/self/ns/mnt; {WORKS}") == "works\n"
+    assert [link for link in said if link.startswith("mnt:")]
 
 
 # -- the sockets -----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import struct
 import subprocess
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import whole
+from support.probes import probe
+from support.stock import stock
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -45,7 +48,20 @@ def attack(box: whole.Box, *words: str) -> str:
 
 def opened(box: whole.Box, *paths: str) -> dict[str, tuple[int, int]]:
     """Path → errno of opening it for reading and for writing."""
-    rows = (line.split() for line in attack(box, "open", *paths).splitlines())
+    return _errors(attack(box, "open", *paths))
+
+
+def opened_outside(*paths: str) -> dict[str, tuple[int, int]]:
+    """The same by the host's root, whom nothing stops: what is to be kept from a container is there, and is found."""
+    return _errors(outside("open", *paths))
+
+
+def outside(*words: str) -> str:
+    return subprocess.run([probe("attack"), *words], check=True, capture_output=True, text=True).stdout
+
+
+def _errors(said: str) -> dict[str, tuple[int, int]]:
+    rows = (line.split() for line in said.splitlines())
     return {row[0]: (int(row[2]), int(row[4])) for row in rows}
 
 
@@ -94,6 +110,12 @@ def test_no_memory_of_the_host_can_be_read(box: whole.Box, shown: tuple[str, str
             assert "ffff" not in box.sh(f"head -c 4096 {path} | tr -d '\\0'"), path
 
 
+def test_the_hosts_root_can_do_either() -> None:
+    """Knobs turn, and secrets are read, as far as this kernel has them."""
+    assert [path for path, (_, writing) in opened_outside(*(f"/proc/{name}" for name in KNOBS)).items() if writing == 0]
+    assert [path for path, (reading, _) in opened_outside(*(f"/proc/{name}" for name in SECRETS)).items() if reading == 0]
+
+
 def test_a_remount_gives_nothing_either(box: whole.Box) -> None:
     """A proc of ours is remounted with every option: nothing becomes writable that was not."""
     box.sh("mkdir -p /mnt/r; mount -t proc p /mnt/r; mount -o remount,rw,hidepid=0,gid=0 /mnt/r")
@@ -119,6 +141,8 @@ def test_no_release_agent(box: whole.Box) -> None:
     for path, (_, writing) in opened(box, *inside).items() if inside else ():
         assert writing in REFUSED, path
     box.sh("for at in /mnt/c* /mnt/evil; do umount $at 2>/dev/null || :; done")
+    hosts = [str(path) for path in Path("/sys/fs/cgroup").glob("*/release_agent")]
+    assert {writing for _, writing in opened_outside(*hosts).values()} <= {0}  # none is there with version 2 alone
 
 
 def test_limits_of_the_own_cgroup_are_the_hosts(box: whole.Box) -> None:
@@ -132,6 +156,10 @@ def test_limits_of_the_own_cgroup_are_the_hosts(box: whole.Box) -> None:
 # -- devices ---------------------------------------------------------------------------------------------------------------
 
 
+CONTROL = os.makedev(10, 237)
+"""loop-control: in contrast to disks and memory no kernel and no machine keeps it from the host's root."""
+
+
 def test_nodes_of_disks_and_memory_that_an_image_brings_along(box: whole.Box) -> None:
     """Unpacked by the host's root, so they are real nodes, and anybody may open them as far as their mode goes."""
     disk = Path("/").stat().st_dev
@@ -139,6 +167,8 @@ def test_nodes_of_disks_and_memory_that_an_image_brings_along(box: whole.Box) ->
         "disk": (stat.S_IFBLK, disk),
         "mem": (stat.S_IFCHR, os.makedev(1, 1)),
         "kmsg": (stat.S_IFCHR, os.makedev(1, 11)),
+        "control": (stat.S_IFCHR, CONTROL),
+        "null": (stat.S_IFCHR, os.makedev(1, 3)),
     }
     for name, (kind, number) in wanted.items():
         os.mknod(box.rootfs / "data" / name, kind | 0o666, number)
@@ -146,6 +176,7 @@ def test_nodes_of_disks_and_memory_that_an_image_brings_along(box: whole.Box) ->
     found = opened(box, *(f"/data/{name}" for name in wanted))
     for name in wanted:
         (box.rootfs / "data" / name).unlink()
+    assert found.pop("/data/null") == (0, 0)
     assert {number for pair in found.values() for number in pair} <= REFUSED
 
 
@@ -156,6 +187,9 @@ def test_nodes_that_the_container_makes(box: whole.Box) -> None:
         if done.returncode == 0:
             assert set(opened(box, "/data/node")["/data/node"]) <= REFUSED
         box.sh("rm -f /data/node")
+    box.sh("mknod -m 666 /data/node c 1 3")  # which is lent
+    assert opened(box, "/data/node")["/data/node"] == (0, 0)
+    box.sh("rm /data/node")
 
 
 def test_without_a_device_rule_of_the_engine(host: whole.Host) -> None:
@@ -165,10 +199,16 @@ def test_without_a_device_rule_of_the_engine(host: whole.Host) -> None:
     del values["linux"]["resources"]["devices"]
     (box.bundle / "config.json").write_text(json.dumps(values))
     host.undo.callback(box.remove)
-    os.mknod(box.rootfs / "data/disk", stat.S_IFBLK | 0o666, Path("/").stat().st_dev)
-    (box.rootfs / "data/disk").chmod(0o666)
+    for name, kind, number in (("disk", stat.S_IFBLK, Path("/").stat().st_dev), ("control", stat.S_IFCHR, CONTROL)):
+        os.mknod(box.rootfs / "data" / name, kind | 0o666, number)
+        (box.rootfs / "data" / name).chmod(0o666)
+    with stock(box) as made:
+        said = made.exec(box.probe("attack"), "open", "/data/control").stdout
     box.start()
-    assert set(opened(box, "/data/disk")["/data/disk"]) <= REFUSED
+    found = opened(box, "/data/disk", "/data/control")
+    box.remove()
+    assert {number for pair in found.values() for number in pair} <= REFUSED
+    assert _errors(said)["/data/control"] == (0, 0) or host.runtime == "runc"  # which forbids them by itself
 
 
 # -- descriptors, executables and processes of ours ------------------------------------------------------------------------
@@ -181,6 +221,20 @@ def test_no_descriptor_comes_along(box: whole.Box) -> None:
     assert not [path for path in leads if str(box.host.directory) in path and "output" not in path]
     where = box.sh("for link in /proc/self/cwd /proc/1/cwd /proc/1/root; do readlink $link; done")
     assert where.split() == ["/", "/", "/"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_descriptor_that_an_engine_leaves_open(box: whole.Box, kept: bool) -> None:
+    """CVE-2024-21626 begins with one. It comes along where the engine wants that, and then leads to the host."""
+    options = ["--preserve-fds", "1"] if kept else []
+    command = box.host.command(
+        whole.ENTRY, "--root", box.host.directory / "oci", "exec", *options, box.id, "cat", "/proc/self/fd/3/secret"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec 3<"$0"; exec "$@"', box.host.directory, *command], env=box.host.environment,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    assert ("what only the host may read" in done.stdout) == kept
 
 
 @pytest.mark.parametrize("number", range(3, 11))
@@ -227,6 +281,16 @@ def test_no_executable_of_ours_can_be_overwritten(box: whole.Box) -> None:
     assert " write 0" not in said
 
 
+def test_executables_of_the_containers_own_can_be(box: whole.Box) -> None:
+    """By the same program: those of its own that end meanwhile."""
+    program = "/mnt/busybox usleep 50000"
+    said = box.sh(
+        f"mount -t tmpfs t /mnt; cp /bin/busybox /mnt/busybox; "
+        f"for n in 1 2 3 4 5 6; do {program} & {box.probe('attack')} exes; wait; done; umount /mnt"
+    )
+    assert " write 0" in said
+
+
 def agents(host: whole.Host) -> list[int]:
     """Processes that the supervisor started."""
     listed = Path(f"/proc/{host.supervisor.pid}/task").glob("*/children")
@@ -252,15 +316,36 @@ def test_the_agent_is_out_of_reach(box: whole.Box) -> None:
 def test_no_socket_of_ours_is_reachable(box: whole.Box) -> None:
     """Neither in the file system nor among the abstract ones."""
     assert "interceptor" not in attack(box, "sockets")
-    found = box.sh("find / -xdev -type s 2>/dev/null || true")
-    assert found == ""
+    with socket.socket(socket.AF_UNIX) as own:
+        own.bind(str(box.rootfs / "data/own.sock"))
+        found = box.sh("find / -xdev -type s 2>/dev/null || true")
+    (box.rootfs / "data/own.sock").unlink()
+    assert found == "/data/own.sock\n"
+    assert re.search(r"@interceptor-\S+ connect 0", with_abstract_socket(box))
     assert str(box.host.directory) not in box.sh("cat /proc/net/unix")
+
+
+def with_abstract_socket(box: whole.Box) -> str:
+    """What the container finds when one of that name is in its network namespace."""
+    listen = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind('\\0interceptor-test'); s.listen(); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    command = ["nsenter", f"--net=/proc/{box.init}/ns/net", sys.executable, "-c", listen]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        found = attack(box, "sockets")
+        other.stdin.close()
+    return found
 
 
 def test_no_file_by_its_handle(box: whole.Box) -> None:
     """The shocker: open_by_handle_at(2) of the root directory of the disk."""
     for value in re.findall(r"(?:own|root) (\d+)", attack(box, "handle", "/etc")):
         assert int(value) in REFUSED | {errno.EOPNOTSUPP, errno.ESTALE, errno.EINVAL}
+    assert " own 0 " in outside("handle", str(box.rootfs))
 
 
 # -- privileges on files ---------------------------------------------------------------------------------------------------
@@ -304,11 +389,16 @@ def test_device_nodes_cannot_be_smuggled_through_an_overlay(box: whole.Box) -> N
     """A lower layer's node is copied up by the mounter, which is real root."""
     (box.rootfs / "data/low").mkdir()
     os.mknod(box.rootfs / "data/low/disk", stat.S_IFBLK | 0o666, Path("/").stat().st_dev)
-    (box.rootfs / "data/low/disk").chmod(0o666)
+    os.mknod(box.rootfs / "data/low/control", stat.S_IFCHR | 0o666, CONTROL)
+    os.mknod(box.rootfs / "data/low/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    for name in ("disk", "control", "null"):
+        (box.rootfs / "data/low" / name).chmod(0o666)
     box.sh("mkdir -p /data/up /data/work /data/all")
     box.sh("mount -t overlay -o lowerdir=/data/low,upperdir=/data/up,workdir=/data/work,metacopy=on o /data/all")
-    box.exec("sh", "-c", "chmod 777 /data/all/disk; chown 0:0 /data/all/disk")
-    found = opened(box, "/data/all/disk", "/data/up/disk")
+    box.exec("sh", "-c", "cd /data/all; chmod 777 disk control null; chown 0:0 disk control null")
+    found = opened(box, *(f"/data/{layer}/{name}" for layer in ("all", "up") for name in ("disk", "control", "null")))
     box.sh("umount /data/all; rm -rf /data/up /data/work /data/all")
-    (box.rootfs / "data/low/disk").unlink()
+    for name in ("disk", "control", "null"):
+        (box.rootfs / "data/low" / name).unlink()
+    assert (0, 0) in (found.pop("/data/all/null"), found.pop("/data/up/null"))  # as far as the overlay has nodes at all
     assert {number for pair in found.values() for number in pair} <= REFUSED | {errno.ENOENT}

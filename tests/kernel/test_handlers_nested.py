@@ -119,6 +119,14 @@ def test_capabilities_of_a_nested_user_namespace_do_not_count_outside(box: whole
     assert box.sh("grep -c ' /mnt ' /proc/1/mountinfo || true").strip() == "0"
 
 
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_containers_own_capabilities_do_count(box: whole.Box, what: str) -> None:
+    """The same, but for the user namespace."""
+    box.sh("mkdir -p /data/u /data/w")
+    _, command = REFUSED[what]
+    assert box.sh(f"unshare -m sh -euc '{command}; grep -c \" /mnt \" /proc/self/mountinfo'").strip() == "1"
+
+
 def test_trusted_attributes_are_not_lent_to_a_nested_user_namespace(box: whole.Box) -> None:
     """There the kernel itself mounts an overlay that cannot see them."""
     layers = "lowerdir=/etc,upperdir=/data/u,workdir=/data/w"

@@ -1,7 +1,8 @@
 /* Single steps of known ways out of a container. attack STEP ARG…: prints what came of each try.
  *
  *   open PATH…        opens for reading, then for writing: "PATH read ERRNO write ERRNO" (0: it can)
- *   exes              the same for the executable of every process that is seen, without those on our own root
+ *   exes              opens the executable of every process that is seen, without those on our own root, for writing: as soon
+ *                     as nobody runs it any more, by a descriptor that was opened while somebody did
  *   handle PATH       name_to_handle_at(2), then open_by_handle_at(2) of it and of inode 2 (a filesystem's root)
  *   setcap FILE       a version 2 security.capability with everything, as capabilities(7) describes it
  *   ptrace PID…       PTRACE_SEIZE, PTRACE_ATTACH, kill(0), process_vm_readv (of numbers not seen inside)
@@ -10,6 +11,7 @@
  *   descriptors FILE  what every descriptor of every process is that can be seen, each once, until there is FILE
  *   strangers COUNT   makes so many calls for which helpers come into our pid namespace, and attacks every process there that
  *                     belongs to nobody inside: "seen NUMBER", and what succeeded
+ *   own               the same attacks on a process of our own
  *   procfs PATH…      opens each as runc does since 1.3.3: below /proc, a clone of its mount, and a new one, across no mount
  */
 #define _GNU_SOURCE
@@ -50,6 +52,17 @@ static void opens(const char *path)
 	printf("%s read %d write %d\n", path, reading, try_open(path, O_WRONLY));
 }
 
+static int write_once_free(const char *path)
+{
+	int error = try_open(path, O_WRONLY);
+
+	for (int i = 0; error == ETXTBSY && i < 300; i++) {
+		usleep(1000);
+		error = try_open(path, O_WRONLY);
+	}
+	return error;
+}
+
 static void exes(void)
 {
 	struct stat root, found;
@@ -62,10 +75,13 @@ static void exes(void)
 			continue;
 		snprintf(path, sizeof path, "/proc/%s/exe", entry->d_name);
 		int fd = open(path, O_PATH | O_CLOEXEC);
-		if (fd < 0 || fstat(fd, &found) || found.st_dev == root.st_dev)
+		if (fd < 0 || fstat(fd, &found) || found.st_dev == root.st_dev) {
+			close(fd);
 			continue;
+		}
 		snprintf(again, sizeof again, "/proc/self/fd/%d", fd);
-		printf("%s foreign write %d\n", path, try_open(again, O_WRONLY));
+		printf("%s foreign write %d\n", path, write_once_free(again));
+		close(fd);
 	}
 }
 
@@ -234,6 +250,18 @@ static void strangers(int calls)
 	printf("seen %ld\n", seen);
 }
 
+static void own(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		pause();
+		_exit(0);
+	}
+	try_all(pid);
+	waitpid(pid, NULL, 0);
+}
+
 static int fresh_proc(void)
 {
 	int context = (int)syscall(SYS_fsopen, "proc", FSOPEN_CLOEXEC);
@@ -271,6 +299,8 @@ int main(int argc, char **argv)
 		exes();
 	else if (!strcmp(step, "sockets"))
 		sockets();
+	else if (!strcmp(step, "own"))
+		own();
 	else if (!strcmp(step, "procfs"))
 		procfs(argc - 2, argv + 2);
 	for (int i = 2; i < argc; i++) {
