@@ -281,7 +281,7 @@ def count(counters: Path) -> Counter[str]:
 
 
 def give_priorities_back(pid: int) -> int:
-    """To all below `pid`: what they have set would let them starve on a machine that does something else as well."""
+    """To all below `pid`: else some would wait for others for long where a container has no CPU time of its own."""
     given = 0
     for task in autopsy.tasks_below(pid):
         with suppress(ProcessLookupError):

@@ -285,6 +285,7 @@ int main(int argc, char **argv)
 {
 	char *rest = "";
 	uint64_t calls = argc > 1 ? strtoull(argv[1], &rest, 10) : 0, seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
+	pid_t workers[WORKERS];
 	int running = 0, poor = 0, first = argc > 3 && argv[3][0] == '/' ? 4 : 3, status;
 
 	for (int i = first; i < argc && count < 256; i++, count++)
@@ -294,21 +295,27 @@ int main(int argc, char **argv)
 	if (*rest == '@')
 		pause_us = (unsigned)(1e6 * WORKERS / atof(rest + 1));
 	shared = counters(first == 4 ? argv[3] : NULL);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	while ((shared->calls < calls && !poor) || running) {
+		pid_t ended;
+
 		if (shared->calls < calls && !poor && running < WORKERS) {
 			pid_t worker = fork();
 
 			if (worker == 0)
 				work(++seed, calls - shared->calls);
 			seed++;
-			running += worker > 0;
+			if (worker > 0)
+				workers[running++] = worker;
 			poor |= worker < 0;
 			continue;
 		}
-		if (wait(&status) > 0) {
-			running--;
-			poor |= WIFEXITED(status) && WEXITSTATUS(status) == POOR;
-		}
+		ended = wait(&status);
+		for (int i = 0; i < running; i++) /* others were left to us by workers whom a call had held */
+			if (workers[i] == ended) {
+				workers[i] = workers[--running];
+				poor |= WIFEXITED(status) && WEXITSTATUS(status) == POOR;
+			}
 	}
 	printf("calls %lu succeeded %lu refused %lu eio %lu\n", shared->calls, shared->succeeded, shared->refused, shared->eio);
 	return 0;
