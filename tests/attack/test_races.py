@@ -80,7 +80,7 @@ def race(box: whole.Box, place: Path, mode: str, program: str = "races", rounds:
     before, begin = of_the_host(box, place), time.monotonic()
     found: Counter[str] = Counter()
     for first in range(0, rounds, SLICE):
-        found += _slice(box, place, [box.probe(program, "-pthread"), mode, str(min(SLICE, rounds - first))])
+        found += _slice(box, place, [box.probe(program, "-pthread", "-static"), mode, str(min(SLICE, rounds - first))])
         assert of_the_host(box, place) == before
     print(_summary(f"{mode} on {box.host.runtime}", found, time.monotonic() - begin))
     assert (found["calls"], found["wrong"]) == (rounds, 0)
