@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ BOXES = int(os.environ.get("INTERCEPTOR_SOAK_BOXES", "3"))
 CYCLES = int(os.environ.get("INTERCEPTOR_SOAK_CYCLES", "25"))
 WARM = 20
 """Cycles before anything is counted: pools and caches fill, and the traces of 16 containers that ended are kept."""
+LOOKS = 20
+"""At what there is, on the way."""
 SLACK = {"kB": 4096, "threads": AHEAD}
 """What the supervisor may gain: resident memory (a leak of a kilobyte a cycle shows in `make soak`), and the threads of a pool
 that grows when all of it are busy."""
@@ -144,10 +147,16 @@ def test_nothing_grows(host: whole.Host) -> None:
     for _ in range(WARM):
         cycle(host)
     before = wait_settled(host)
-    for _ in range(CYCLES):
+    looks = [before]
+    for number in range(CYCLES):
         cycle(host)
-    after = wait_settled(host, before)
-    print(f"\ngrowth: {CYCLES} containers; before {before}, after {after}")
+        if (number + 1) % max(CYCLES // LOOKS, 1) == 0:
+            looks.append(wait_settled(host, before))
+    after = looks[-1]
+    sizes = [look["supervisor"]["kB"] for look in looks]
+    slope = statistics.linear_regression(range(len(sizes)), sizes).slope * (len(sizes) - 1)
+    print(f"\ngrowth: {CYCLES} containers; before {before}, after {after}; the supervisor's kB meanwhile {sizes}, "
+          f"by regression {slope:+.0f} over all")  # fmt: skip
     for part, figures in after.items():
         for name, value in figures.items():
             assert value <= before[part][name] + SLACK.get(name, 0), (part, name, before, after)
