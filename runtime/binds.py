@@ -84,9 +84,9 @@ def attach(
     `directory`/N, for the runtime to bind. A mount that asks for an id map of its own is left to the runtime altogether.
     """
     sources: dict[int, str] = {}
-    inside: set[int] = set()
+    inside = locked_in(entries, lock_in.hidden)
     for number, entry in enumerate(entries):
-        if not is_bind(entry) or entry.get("uidMappings") or "idmap" in (entry.get("options") or ()):
+        if not _is_cloned(entry):
             continue
         what = f"config.json: mounts[{number}], the source of {entry.get('destination')}"
         source = os.path.join(bundle, entry.get("source") or "")
@@ -94,15 +94,14 @@ def attach(
             raise ConfigError(f"{what}: {source} does not exist; create it, or correct the mount")
         options = entry.get("options") or []
         keep_peers, wanted = bool(_KEEP_PEERS & set(options)), attributes(options)
-        if not keep_peers and not _is_dev(entry) and not _covered(entries, number, lock_in.hidden):
+        if number in inside:
             point = mountpoints.make(lock_in.path, entry["destination"], source, lock_in.ids)
-            inside.add(number)
         else:
             sources[number] = f"{directory}/{number}"
             point = mount_point(source, sources[number])
         with point:
             clones.bind(source, point, what, recursive="rbind" in options, attributes=wanted, keep_peers=keep_peers)
-    return Attached(sources, frozenset(inside))
+    return Attached(sources, inside)
 
 
 def _is_dev(entry: Mapping[str, Any]) -> bool:
@@ -113,11 +112,30 @@ def _is_dev(entry: Mapping[str, Any]) -> bool:
     return os.path.normpath(destination) == "/dev"
 
 
-def _covered(entries: Sequence[Mapping[str, Any]], number: int, hidden: Iterable[str]) -> bool:
-    """Whether another mount of the configuration lies over, or above, this one's destination, or below it."""
-    mine = os.path.normpath(entries[number]["destination"])
-    others = [os.path.normpath(entry["destination"]) for other, entry in enumerate(entries) if other != number]
-    return any(_within(mine, path) or _within(path, mine) for path in (*others, *hidden))
+def _is_cloned(entry: Mapping[str, Any]) -> bool:
+    return is_bind(entry) and not entry.get("uidMappings") and "idmap" not in (entry.get("options") or ())
+
+
+def locked_in(entries: Sequence[Mapping[str, Any]], hidden: Iterable[str]) -> frozenset[int]:
+    """Indices of those that are attached in the root filesystem. What lies over, above or below something that the runtime
+    mounts is the runtime's as well: mounts are made in their order. A mount point in another volume is better made by us:
+    runc before 1.2 makes it by a path that it looked at before, and that who has the volume too leads elsewhere meanwhile.
+    """
+    paths = [os.path.normpath(entry["destination"]) for entry in entries]
+    found = {
+        number
+        for number, entry in enumerate(entries)
+        if _is_cloned(entry) and not _is_dev(entry) and not _KEEP_PEERS & set(entry.get("options") or ())
+    }
+    theirs = [*hidden, *(path for number, path in enumerate(paths) if number not in found)]
+    while touched := {number for number in found if any(_overlap(paths[number], path) for path in theirs)}:
+        found -= touched
+        theirs = [paths[number] for number in touched]
+    return frozenset(found)
+
+
+def _overlap(one: str, other: str) -> bool:
+    return _within(one, other) or _within(other, one)
 
 
 def _within(inner: str, outer: str) -> bool:

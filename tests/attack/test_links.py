@@ -86,7 +86,7 @@ def shared(host: whole.Host, trap: Path) -> Iterator[dict[str, Any]]:
 def test_a_mount_target_in_a_volume_that_changes(host: whole.Host, shared: dict[str, Any], trap: Path) -> None:
     """CVE-2021-30465: between the look at a mount point and the mount, another container exchanges a part of its path.
 
-    The way into the volume is a link of the image's: mounts over volumes themselves are the runtime's to make.
+    The way into the volume is a link of the image's.
     """
     (trap.parent / "given").mkdir(exist_ok=True)
     victim = whole.Box(host, whole.ALL, [shared, bind(trap.parent / "given", "/link/in")])
@@ -104,6 +104,41 @@ def test_a_mount_target_in_a_volume_that_changes(host: whole.Host, shared: dict[
         if creations >= CREATIONS and len(places) > 1:
             break
     assert places == {"/vol", str(trap)}  # of the container's
+
+
+def below_volume(host: whole.Host, volume: dict[str, Any], trap: Path) -> whole.Box:
+    """A container with volumes whose mount points are to be made in the other one."""
+    given = trap.parent / "given"
+    given.mkdir(exist_ok=True)
+    box = whole.Box(host, whole.ALL, [])
+    host.undo.callback(box.remove)
+    (box.rootfs / trap.relative_to("/")).mkdir(parents=True)
+    box.change(lambda values: values["mounts"].extend([volume, *(bind(given, f"/vol/x/{box.id}-{n}") for n in range(8))]))
+    return box
+
+
+def test_a_mount_point_in_a_volume_that_changes(host: whole.Host, shared: dict[str, Any], trap: Path) -> None:
+    """What a runtime would make by its path it would make in the trap, now and then."""
+    started = 0
+    for creations in range(1, ENOUGH + 1):
+        box = below_volume(host, shared, trap)
+        with contextlib.suppress(AssertionError):  # what was made was elsewhere when it was looked for
+            box.start()
+        started += bool(box.init)
+        box.remove()
+        assert not caught(host, trap)
+        if creations >= CREATIONS and started:
+            break
+    assert started
+
+
+def test_a_stock_runtime_makes_a_mount_point_by_its_path(host: whole.Host, shared: dict[str, Any], trap: Path) -> None:
+    for _ in range(ENOUGH if host.runtime == "runc" else 1):
+        with stock(below_volume(host, shared, trap)):
+            if found := caught(host, trap):
+                assert found[0].startswith("box-")
+                return
+    pytest.skip(f"this {host.runtime} did not: crun and runc from 1.2 on make it by descriptors")
 
 
 def place_of(box: whole.Box) -> set[str]:

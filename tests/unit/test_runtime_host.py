@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -201,6 +202,28 @@ def test_a_later_mount_option_wins() -> None:
     assert binds.attributes(["ro", "rw", "nosuid"]) == binds.attributes(["nosuid"])
     assert binds.attributes(["rw", "ro"]) == binds.attributes(["ro"]) != 0
     assert binds.attributes(["rbind", "rprivate"]) == 0
+
+
+A_BIND: dict[str, Any] = {"type": "bind", "source": "/x"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "ours"),
+    [
+        ([("/v", A_BIND), ("/v/in", A_BIND), ("/v/in", A_BIND)], {0, 1, 2}),
+        ([("/v", A_BIND), ("/v/in", {"type": "tmpfs"}), ("/w", A_BIND)], {2}),
+        ([("/v", {"type": "tmpfs"}), ("/v/in/", A_BIND), ("/vv", A_BIND)], {2}),
+        ([("/v/a/b", {"type": "tmpfs"}), ("/v", A_BIND), ("/v/c", A_BIND)], set()),
+        ([("/v", {**A_BIND, "options": ["rshared"]}), ("/v/in", A_BIND)], set()),
+        ([("/v", {**A_BIND, "uidMappings": [{}]}), ("/v/in", A_BIND)], set()),
+        ([("/dev", A_BIND), ("/dev/in", A_BIND), ("/run/x", A_BIND)], set()),
+    ],
+)
+def test_what_overlaps_with_mounts_of_the_runtime_is_the_runtimes(
+    entries: list[tuple[str, dict[str, Any]]], ours: set[int]
+) -> None:
+    rows = [{"destination": path, **entry} for path, entry in entries]
+    assert binds.locked_in(rows, ["/run"]) == ours
 
 
 # -- data directories ----------------------------------------------------------------------------------------------------
