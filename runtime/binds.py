@@ -119,7 +119,8 @@ def _is_cloned(entry: Mapping[str, Any]) -> bool:
 def locked_in(entries: Sequence[Mapping[str, Any]], hidden: Iterable[str]) -> frozenset[int]:
     """Indices of those that are attached in the root filesystem. What lies over, above or below something that the runtime
     mounts is the runtime's as well: mounts are made in their order. A mount point in another volume is better made by us:
-    runc before 1.2 makes it by a path that it looked at before, and that who has the volume too leads elsewhere meanwhile.
+    runc before 1.1.14 makes it by a path that it looked at before, and that who has the volume too leads elsewhere meanwhile
+    (CVE-2024-45310).
     """
     paths = [os.path.normpath(entry["destination"]) for entry in entries]
     found = {
