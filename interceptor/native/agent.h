@@ -110,6 +110,8 @@ long note_open(void);
 int still_waiting(const struct call *call);
 /* The same for move_mount(2), which refuses by itself. */
 long attach_moved(struct call *call, int mount, int target);
+/* umount2(2) by descriptor, so that it is the mount that was looked at; the kernel asks what it asks everybody (can_umount()). */
+long detach(int mount);
 
 /* agent_overlay.c: whether this kernel's overlay takes layers one by one, when they are set (Linux 6.5). */
 int overlay_takes_options_one_by_one(void);

@@ -74,8 +74,7 @@ long attach(struct call *call, int mount, int target)
 
 #define MNT_DETACH 2
 
-/* By descriptor, so that it is the mount that was looked at; the kernel asks what it asks everybody (can_umount()). */
-static long detach(int mount)
+long detach(int mount)
 {
 	char name[24] = "self/fd/";
 	long error = sys(fchdir, PROC_FD);

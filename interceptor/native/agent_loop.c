@@ -18,8 +18,6 @@
 
 #define NULL_MAJOR 1
 #define NULL_MINOR 3
-#define MNT_DETACH 2
-#define UMOUNT_NOFOLLOW 8
 #define ST_RDONLY 1
 #define ST_NOSYMFOLLOW 0x2000
 #ifndef MOUNT_ATTR_NOSYMFOLLOW
@@ -136,5 +134,6 @@ long act_loop_detach(struct call *call)
 		call->outcome = AGENT_GONE;
 		return 0;
 	}
-	return sys(umount2, call->text[AGENT_TEXT_PATH], MNT_DETACH | UMOUNT_NOFOLLOW);
+	error = detach((int)device);
+	return error == -EINVAL ? -ENXIO : error; /* another has just done it: what lies there now is the node */
 }
