@@ -26,6 +26,7 @@ from interceptor.contexts import Contexts, Kept
 from interceptor.errors import AgentEndedError, AgentError, NothingToLend, NotificationGone
 from interceptor.loops import LoopFlag
 from interceptor.native import agentlink
+from interceptor.native import pin as native
 from interceptor.native.agentlink import Link, Reply, Request, Slot
 from interceptor.native.blockdevices import device_of
 from interceptor.native.fd import Fd
@@ -405,7 +406,7 @@ _HARMLESS = frozenset((
 """What has the same result when it is done twice."""
 _NOTED = frozenset((
     agentlink.MOUNT, agentlink.STAND_IN, agentlink.OVERLAY, agentlink.MOVE_MOUNT, agentlink.MAKE_NODE, agentlink.SET_XATTR,
-    agentlink.REMOVE_XATTR,
+    agentlink.REMOVE_XATTR, agentlink.DETACH,
 ))  # fmt: skip
 """What notes that it is about to change something (still_waiting() of native/agent_attach.c)."""
 _ATTACHES = frozenset((agentlink.MOUNT, agentlink.STAND_IN, agentlink.OVERLAY))
@@ -668,8 +669,19 @@ class PinnedAgent:
         ).value
 
     def detach(self, at: Anchor, mount_id: int, *, follow: bool) -> None:
-        how, numbers = agentlink.FOLLOW if follow else 0, (mount_id, 0, 0, 0)
-        self._act(agentlink.DETACH, self._place(at), {agentlink.PATH: at.path}, flags=how, numbers=numbers)
+        how, texts = agentlink.FOLLOW if follow else 0, {agentlink.PATH: at.path}
+        mount = (mount_id, 0, 0, 0)
+        unique = self._act(agentlink.MOUNT_ID, self._place(at), texts, flags=how | agentlink.UNIQUE, numbers=mount).value
+        while True:
+            try:
+                self._act(agentlink.DETACH, self._place(at), texts, flags=how, numbers=(unique, 0, 0, 0))
+            except InterruptedError:  # its agent was killed in it
+                there = native.has_mount(self._subject.proc_fd, unique)
+                if there is None:
+                    raise
+                if there:
+                    continue
+            return
 
     def read_file(self, fd: int, offset: int, size: int) -> bytes:
         with agentlink.Memory() as memory:

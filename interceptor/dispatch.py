@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from interceptor.container import Container
-    from interceptor.native.journal import Unfinished
+    from interceptor.native.journal import Reply, Unfinished
     from interceptor.native.notifier import Hit
     from interceptor.native.pin import Buffer
     from interceptor.notification import Notification
@@ -535,7 +535,7 @@ class Dispatcher:
     def recover(self, host: Host, unfinished: Unfinished, buffer: Buffer) -> Outcome:
         """As `answer`, for what an earlier supervisor had received: nothing may be done twice."""
         notification = unfinished.notification
-        verdict, why = self._known(unfinished)
+        verdict, why = self._known(unfinished, self.subject(host, notification, buffer))
         if verdict is None:
             outcome = self.answer(host, notification, buffer)
         else:
@@ -545,7 +545,7 @@ class Dispatcher:
         log.info("recovered", container=self.container.id, call=outcome.call, how=why, answer=str(outcome.verdict))
         return outcome
 
-    def _known(self, unfinished: Unfinished) -> tuple[Verdict | None, str]:
+    def _known(self, unfinished: Unfinished, subject: Subject) -> tuple[Verdict | None, str]:
         """The answer; None: to be done (again)."""
         if unfinished.answer is not None:
             return unfinished.answer, "done by an earlier supervisor"
@@ -556,11 +556,21 @@ class Dispatcher:
         if redo is Redo.HARMLESS:
             return None, "done again: that is harmless"
         reply = unfinished.reply(self.patience) if redo is Redo.DETECTABLE else None
-        if reply is not None and not reply.asked:
-            return None, "an earlier supervisor died before it asked its agent"
-        if reply is None or not reply.done:
+        return self._seen(unfinished, subject) if reply is None else _replied(reply)
+
+    def _seen(self, unfinished: Unfinished, subject: Subject) -> tuple[Verdict | None, str]:
+        """As `_known`, when agent and supervisor have died in it: by what is to be seen of it."""
+        there = None
+        if unfinished.unmounting:
+            try:
+                there = subject.pinned.has_mount(unfinished.unmounting)
+            except (NotificationGone, InterceptorError, OSError):
+                log.info("nobody can look", container=self.container.id)
+            finally:
+                subject.close()
+        if there is None:
             return Fail(errno.EINTR), "an earlier supervisor died in it, and nobody knows what was done"
-        return Fail(reply.error) if reply.error else Return(), "the agent of an earlier supervisor had done it"
+        return (None, "what an earlier supervisor was to unmount is there") if there else (Return(), "it is unmounted")
 
     def announce(self, outcome: Outcome) -> None:
         """To be told before the answer of an outcome that `entered`."""
@@ -668,6 +678,15 @@ def known(row: Syscall, registers: Sequence[int], arch: Arch) -> dict[str, Any]:
     return {
         f.name: values[f.name] for f in row.signature.fields if not f.kind.pointer and not isinstance(f.kind, Address)
     }
+
+
+def _replied(reply: Reply) -> tuple[Verdict | None, str]:
+    """As Dispatcher._known, when an agent's only act is the call's."""
+    if not reply.asked:
+        return None, "an earlier supervisor died before it asked its agent"
+    if not reply.done:
+        return None, "the agent of an earlier supervisor had done nothing"
+    return Fail(reply.error) if reply.error else Return(), "the agent of an earlier supervisor had done it"
 
 
 class Unreachable:

@@ -281,6 +281,10 @@ class Pinned:
     def mounts(self, mount_id: int) -> Sequence[Mounted]:
         return tree(native.read(self._held.proc, "mountinfo"), mount_id)
 
+    def has_mount(self, mount_id: int) -> bool | None:
+        """See native.pin.has_mount()."""
+        return native.has_mount(self._held.proc, mount_id)
+
     def in_use(self, mount_ids: Collection[int]) -> bool:
         return mountusers.in_use(self._held.mount_namespace, mount_ids)
 

@@ -51,7 +51,7 @@ class Umount2Args:
     shortcut=Shortcut(Look.UMOUNT, because="the mount was made inside; the kernel checks the rest"),
     note="EBUSY for mounts that existed when the container was created (in its own mount namespace), EINVAL for a leaf of "
     "/proc or /sys; a proc or sysfs goes with its leaves; all else is the kernel's.",
-    redo=Redo.HARMLESS,
+    redo=Redo.DETECTABLE,
 )
 def umount2(call: Call, args: Umount2Args) -> Verdict:
     immutable = _immutable(call)

@@ -94,7 +94,7 @@ long act_detach(struct call *call)
 	fd = path_open(call, call->fd[AGENT_FD_BASE], call->text[AGENT_TEXT_PATH], request->flags & AGENT_FOLLOW ? 0 : PATH_NOFOLLOW);
 	if (fd < 0)
 		return fd;
-	error = path_facts(fd, &facts);
+	error = path_facts_unique(fd, &facts);
 	if (error)
 		return error;
 	if (!facts.mount_root || facts.mount_id != request->number[0])

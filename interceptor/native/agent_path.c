@@ -212,6 +212,13 @@ long act_mount_id(struct call *call)
 	error = path_facts(fd, &facts);
 	if (error)
 		return error;
-	call->value = facts.mount_id;
-	return facts.mount_root ? 0 : -EINVAL;
+	if (!facts.mount_root)
+		return -EINVAL;
+	if (call->request->flags & AGENT_UNIQUE) {
+		if (facts.mount_id != call->request->number[0])
+			return -EINVAL;
+		error = path_facts_unique(fd, &facts);
+	}
+	call->value = (int64_t)facts.mount_id;
+	return error;
 }

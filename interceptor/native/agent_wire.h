@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define AGENT_WIRE_VERSION 8
+#define AGENT_WIRE_VERSION 9
 #define AGENT_TEXT_MAX 32768
 #define AGENT_GROUPS_MAX 32
 #define AGENT_TAKEN_MAX 200     /* SCM_MAX_FD is 253 */
@@ -24,6 +24,7 @@ enum agent_op {
 	AGENT_STAND_IN = 2,      /* an empty read-only tmpfs in the place of TYPE, attached at PATH */
 	AGENT_OVERLAY = 3,       /* overlay with real-root privilege, mounter = the container's root kuid */
 	AGENT_MOUNT_ID = 4,      /* value = STATX_MNT_ID of the mount root at PATH; EINVAL when it is no mount's root */
+	                         /* with AGENT_UNIQUE: STATX_MNT_ID_UNIQUE; EINVAL when STATX_MNT_ID is not number[0] */
 	AGENT_SETHOSTNAME = 5,   /* DATA, in the UTS namespace of fd UTSNS */
 	AGENT_SETDOMAINNAME = 6,
 	AGENT_HOME = 7,          /* keeps MNTNS and USERNS, the container's own, for requests with AGENT_AT_HOME */
@@ -41,7 +42,7 @@ enum agent_op {
 	AGENT_REMOVE_XATTR = 36,
 	AGENT_MAY_CHOWN = 37,    /* value = whether PATH's owner and group are ids of the container */
 	AGENT_READ = 96,         /* value = how many bytes of the file BASE, from an offset on, were copied to MEMORY */
-	AGENT_DETACH = 128,      /* umount2(2) of PATH, with all that is mounted below it, if it is the mount number[0] (STATX_MNT_ID) */
+	AGENT_DETACH = 128,      /* umount2(2) of PATH, with all that is mounted below it, if it is the mount number[0] (STATX_MNT_ID_UNIQUE) */
 	/* Loop devices; agent_loop.c. PATH is absolute. */
 	AGENT_LOOP_ATTACH = 112, /* attaches the file CONTEXT; without one, changes what AGENT_LOOP_* (number[0]) say */
 	AGENT_LOOP_DETACH = 113, /* number[0]: AGENT_LOOP_* that it must have */
@@ -97,6 +98,7 @@ enum agent_text {
 #define AGENT_DESCRIPTOR 16u     /* *_XATTR: BASE itself is meant, as by the f-calls, and not what it is a path to */
 #define AGENT_AT_HOME 32u        /* STAND_IN: MNTNS and USERNS are those of HOME and do not come along; PATH is absolute */
 #define AGENT_NO_ID 64u          /* nobody needs the value of an action that mounts */
+#define AGENT_UNIQUE 128u        /* MOUNT_ID: the number that no later mount gets; before Linux 6.8 there is none */
 
 #define AGENT_LOOP_READ_ONLY 1u
 #define AGENT_LOOP_AUTOCLEAR 2u

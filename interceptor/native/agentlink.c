@@ -232,7 +232,7 @@ int ic_agent_call(struct ic_agent *agent, const void *request, size_t size, cons
 		message.msg_controllen = CMSG_SPACE(count * sizeof(int));
 	}
 	if (ic_current && changes_something(request))
-		ic_journal_act(ic_current, (uint32_t)agent->pid, ((const struct agent_request *)request)->cookie);
+		ic_journal_act(ic_current, (uint32_t)agent->pid, request);
 	bind_here(agent);
 	while (sendmsg(agent->socket, &message, MSG_NOSIGNAL) < 0)
 		if (errno != EINTR)

@@ -21,7 +21,8 @@
 
 enum ic_stage {
 	IC_RECEIVED = 0, /* nothing has been done for it, if anything was received: then `id` is not 0 */
-	IC_ACTING = 1,   /* agent number `agent` was sent request `cookie`; `reply` is there when it has that cookie */
+	IC_ACTING = 1,   /* agent number `agent` was sent request `cookie`: `flags` is its action, `value` the first number that goes
+	                  * with it; `reply` is there when it has that cookie */
 	IC_ACTED = 2,    /* something was done, and this is the answer */
 };
 
@@ -80,11 +81,13 @@ static inline void ic_journal_answer(uint64_t id, int64_t value, int32_t error, 
 	__atomic_store_n(&record->stage, IC_ACTED, __ATOMIC_RELEASE);
 }
 
-/* Agent `agent` is about to be sent request `cookie`, which may change something. */
-static inline void ic_journal_act(struct ic_record *record, uint32_t agent, uint64_t cookie)
+/* Agent `agent` is about to be sent a request that may change something. */
+static inline void ic_journal_act(struct ic_record *record, uint32_t agent, const struct agent_request *request)
 {
 	record->agent = agent;
-	record->cookie = cookie;
+	record->cookie = request->cookie;
+	record->flags = request->op;
+	record->value = (int64_t)request->number[0];
 	record->reply.cookie = 0;
 	__atomic_store_n(&record->stage, IC_ACTING, __ATOMIC_RELEASE);
 }

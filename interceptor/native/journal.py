@@ -74,6 +74,12 @@ class Unfinished:
         """Whether an agent may have done something."""
         return bool(self.stage == lib.IC_ACTING)
 
+    @property
+    def unmounting(self) -> int:
+        """The mount that an agent was asked to unmount (STATX_MNT_ID_UNIQUE); 0: it was asked for something else."""
+        c = self.slot.c
+        return int(c.value) if self.acting and c.flags == lib.AGENT_DETACH else 0
+
     def reply(self, patience: float) -> Reply | None:
         """What that agent answered, or answers within `patience` seconds; None: nobody will ever know."""
         c = self.slot.c

@@ -97,6 +97,26 @@ int ic_umount2(const char *path, int flags)
 	return answer(umount2(path, flags));
 }
 
+#ifndef NS_GET_MNTNS_ID
+#define NS_GET_MNTNS_ID _IOR(NSIO, 0x5, uint64_t)
+#endif
+#ifndef SYS_listmount
+#define SYS_listmount 458
+#endif
+
+int ic_mounts_on(int mount_namespace, uint64_t mount)
+{
+	struct { /* struct mnt_id_req (linux/mount.h), by a name of its own: older headers lack the last member */
+		uint32_t size, spare;
+		uint64_t mount, after, namespace;
+	} request = {.size = sizeof request, .mount = mount};
+	uint64_t on;
+
+	if (ioctl(mount_namespace, NS_GET_MNTNS_ID, &request.namespace))
+		return -errno;
+	return answer((int)syscall(SYS_listmount, &request, &on, (size_t)1, 0));
+}
+
 int ic_clone_all(int directory, const char *const *names, unsigned count, int *trees)
 {
 	for (unsigned i = 0; i < count; i++) {

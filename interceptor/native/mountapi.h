@@ -32,6 +32,9 @@ int ic_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
 /* STATX_MNT_ID; *is_root says whether path is the root of that mount. */
 int ic_mount_id(int dirfd, const char *path, unsigned flags, uint64_t *mount_id, int *is_root);
 int ic_umount2(const char *path, int flags);
+/* How many mounts lie on the mount `mount` (STATX_MNT_ID_UNIQUE) of a mount namespace, one at most; -ENOENT: it is not there.
+ * Before Linux 6.11 nobody knows (-ENOTTY). */
+int ic_mounts_on(int mount_namespace, uint64_t mount);
 
 /* `trees[i]` becomes a detached clone of the mount at `names[i]` (below `directory`) alone. The first failure's negative errno
  * is answered, and nothing is left open.

@@ -219,6 +219,25 @@ def read(proc: int, name: str) -> bytes:
         return file.read()
 
 
+UNIQUE = 1 << 31
+"""Where STATX_MNT_ID_UNIQUE begins; STATX_MNT_ID ends before (MNT_UNIQUE_ID_OFFSET in fs/namespace.c)."""
+
+
+def has_mount(proc: int, mount_id: int) -> bool | None:
+    """Whether a mount (STATX_MNT_ID_UNIQUE; before Linux 6.8 STATX_MNT_ID) is in the tracee's mount namespace. None: nobody
+    knows (before Linux 6.11, where mountinfo has the other number only).
+    """
+    if mount_id < UNIQUE:
+        return any(line.startswith(b"%d " % mount_id) for line in read(proc, "mountinfo").splitlines())
+    try:
+        namespace = Fd(os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc))
+    except OSError as error:
+        fail(-(error.errno or errno.EIO), "opening the tracee's mount namespace")
+    with namespace:
+        found = lib.ic_mounts_on(namespace.fileno(), mount_id)
+    return None if found < 0 and found != -errno.ENOENT else bool(found >= 0)
+
+
 def copy_from(proc: int, address: int, length: int) -> bytes:
     """`length` bytes at `address` of the pinned tracee's memory; OSError(EFAULT) unless it can read all of it.
 

@@ -1,6 +1,7 @@
 #include "notify.h"
 #include "agentlink.h"
 #include "forks.h"
+#include "mountapi.h"
 #include "pin.h"
 
 #include <errno.h>
@@ -8,10 +9,8 @@
 #include <linux/capability.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
-#include <linux/nsfs.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -26,12 +25,6 @@
 #endif
 #ifndef STATX_MNT_ID_UNIQUE
 #define STATX_MNT_ID_UNIQUE 0x4000u
-#endif
-#ifndef NS_GET_MNTNS_ID
-#define NS_GET_MNTNS_ID _IOR(NSIO, 0x5, uint64_t)
-#endif
-#ifndef SYS_listmount
-#define SYS_listmount 458
 #endif
 
 #define STRING_MAX 1024u /* a longer string is not plain */
@@ -469,22 +462,17 @@ static int is_virtual(const struct statx *facts)
  * Linux 6.11. */
 static int is_bare(struct ic_session *session, uint32_t tid, int fd)
 {
-	struct { /* struct mnt_id_req (linux/mount.h), by a name of its own: older headers lack the last member */
-		uint32_t size, spare;
-		uint64_t mount, after, namespace;
-	} request = {.size = sizeof request};
-	int error, namespace = task_below(session, tid, "ns/mnt", O_RDONLY);
 	struct statx facts;
-	uint64_t below;
+	int namespace, bare;
 
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID_UNIQUE, &facts) || !(facts.stx_mask & STATX_MNT_ID_UNIQUE))
+		return 0;
+	namespace = task_below(session, tid, "ns/mnt", O_RDONLY);
 	if (namespace < 0)
 		return 0;
-	error = ioctl(namespace, NS_GET_MNTNS_ID, &request.namespace);
+	bare = ic_mounts_on(namespace, facts.stx_mnt_id) == 0;
 	close(namespace);
-	if (error || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID_UNIQUE, &facts))
-		return 0;
-	request.mount = facts.stx_mnt_id;
-	return facts.stx_mask & STATX_MNT_ID_UNIQUE && syscall(SYS_listmount, &request, &below, (size_t)1, 0) == 0;
+	return bare;
 }
 
 /* Whether that is certainly something else than the root of an immutable mount, a leaf, or what has leaves. */

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import target as support
 
+from interceptor import agent_pool
+from interceptor.errors import AgentEndedError
+from interceptor.native import agentlink
+from interceptor.native import pin as native
 from interceptor.wire import Anchor
 
 if TYPE_CHECKING:
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from support.target import Target
 
     from interceptor.agent_pool import PinnedAgent
+    from interceptor.native.agentlink import Link, Reply, Request
 
 pytestmark = [
     pytest.mark.kernel,
@@ -155,3 +160,43 @@ def test_a_mount_is_detached_whole_and_no_other_than_the_one_that_is_meant(targe
     agent.detach(at, int(fields[0]), follow=True)
     assert target.mount_at("/mnt") is None
     assert target.mount_at("/mnt/below") is None
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_an_agent_that_is_killed_in_it_takes_no_second_mount_away(
+    target: Target, agent: PinnedAgent, monkeypatch: pytest.MonkeyPatch, *, done: bool
+) -> None:
+    """Killed before it began, or before it could say that it is done."""
+    exchange, killed = agent_pool._exchange, []
+
+    def killing(link: Link, request: Request, watch: Any) -> Reply:
+        if request.op != agentlink.DETACH or killed:
+            return exchange(link, request, watch)
+        killed.append(link)
+        if done:
+            exchange(link, request, watch)
+        link.kill()
+        raise AgentEndedError("killed")
+
+    target.inside(lambda: [support.mount(name, "/mnt", "tmpfs") for name in ("lower", "upper")])
+    monkeypatch.setattr(agent_pool, "_exchange", killing)
+    agent.detach(Anchor(b"/mnt"), number_at(target, "/mnt"), follow=True)
+    assert [fields[-2] for fields in target.mounts() if fields[4] == "/mnt"] == ["lower"]
+    assert killed
+
+
+def test_whether_a_mount_is_there_is_known_by_a_number_that_no_other_gets(target: Target) -> None:
+    if not support.mounts_have_unique_ids():
+        pytest.skip("needs Linux 6.8 (STATX_MNT_ID_UNIQUE)")
+    target.inside(lambda: support.mount("none", "/mnt", "tmpfs"))
+    old = number_at(target, "/mnt")
+    with support.agent(target) as made:
+        place, texts = made._place(Anchor(b"/mnt")), {agentlink.PATH: b"/mnt"}
+        numbers = (old, 0, 0, 0)
+        unique = made._act(agentlink.MOUNT_ID, place, texts, flags=agentlink.UNIQUE, numbers=numbers).value
+    if native.has_mount(target.proc_fd, unique) is None:
+        pytest.skip("needs Linux 6.11 (listmount(2) of another mount namespace)")
+    assert [native.has_mount(target.proc_fd, number) for number in (old, unique)] == [True, True]
+    target.inside(lambda: support.umount("/mnt"))
+    target.inside(lambda: support.mount("none", "/mnt", "tmpfs"))
+    assert native.has_mount(target.proc_fd, unique) is False

@@ -41,7 +41,7 @@ pytestmark = [
 ]
 
 STAGES = ("received", "acting", "asked", "replied", "acted", "answered")
-ONLY_LOOK = {lib.AGENT_MOUNT_ID, lib.AGENT_FSOPEN}
+ONLY_LOOK = {lib.AGENT_FSOPEN}
 """Actions that change nothing, or make what goes with the agent: asked again. (OPEN_ROOT follows one that does.)"""
 AT_FDCWD, EMPTY_PATH = -100, 4
 ZEROS = "\0" * 256
@@ -52,6 +52,7 @@ Step = tuple[str | int, ...]
 PLACE = "{place}"
 OVERLAY = f"lowerdir={PLACE}/l,upperdir={PLACE}/u,workdir={PLACE}/w,metacopy=on"
 _TREE: tuple[Step, ...] = tuple(("mkdir", f"{PLACE}/{name}", 0o755) for name in "luw")
+_PROC: tuple[Step, ...] = (("mount", "none", PLACE, "proc", 0, 0),)
 _XATTR: Step = ("setxattr", PLACE, "trusted.stage", "abc", 3, 0)
 _OPEN: Step = ("open", PLACE, os.O_RDONLY)
 
@@ -99,9 +100,13 @@ MORE: dict[str, tuple[Step, ...]] = {
     "mount sysfs": (("mount", "none", PLACE, "sysfs", 0, 0),),
     "mount overlay": (*_TREE, ("mount", "none", PLACE, "overlay", 0, OVERLAY)),
     "mount debugfs": (("mount", "none", PLACE, "debugfs", 0, 0),),
+    # With its leaves; what lies below stays.
+    "umount2 proc": (*_PROC, *_PROC, ("umount2", PLACE, 0)),
     "mount tmpfs": (("mount", "none", PLACE, "tmpfs", 0, 0),),
 }
 """Further ways through a handler, or through C."""
+AFTERWARDS: dict[str, tuple[Step, int]] = {"umount2 proc": (("umount2", PLACE, 0), 0)}
+"""What is there after each end of a call: what this step says then."""
 
 
 def steps_of(row: Syscall) -> tuple[Step, ...]:
@@ -178,7 +183,10 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def host(held: Path) -> Iterator[whole.Host]:
     library = probe("hold", "-shared", "-fPIC", "-ldl")
     rules = "".join(f"  {name}: [{{do: emulate}}]\n" for name in sorted(registry.load()))
-    policy = f"extends: [default, xattr, chown]\nselectable: true\nlimits: {{agents: 64, devices: [null]}}\ncalls:\n{rules}"
+    policy = (
+        "extends: [default, xattr, chown]\nselectable: true\nleaves: everywhere\nlimits: {agents: 64, devices: [null]}\n"
+        f"calls:\n{rules}"
+    )
     with whole.host("crun", {"stages": policy}, kept=True, under=["env", f"LD_PRELOAD={library}", f"HOLD={held}"]) as host:
         yield host
 
@@ -289,9 +297,14 @@ def test_dies_when_it_was(stage: str, host: whole.Host, callers: list[Caller], h
         may = stage in ("received", "answered") or op is None or redone(caller, stage, op)
         if not (caller.same(result) if may else result == -errno.EINTR):
             wrong.append(f"{caller.name} (action {op}): {result}, usually {caller.usual}")
+        if may and caller.name in AFTERWARDS:
+            step, expected = AFTERWARDS[caller.name]
+            caller.send(step, place(caller, stage))
+            if (found := caller.receive()) != expected:
+                wrong.append(f"{caller.name}: then {step[0]} says {found}")
     for path in held.iterdir():
         path.unlink()
-    assert not wrong, host.log.read_text()[-3000:]
+    assert not wrong, f"{wrong}\n{host.log.read_text()[-3000:]}"
     wait_for(lambda: unanswered(host) == 0, "an end of what nobody waits for", within=20)
     assert len(parked) > (20 if stage in ("received", "acted", "answered") else 15), parked
 

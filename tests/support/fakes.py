@@ -65,6 +65,8 @@ class FakeTracee:
     """The mount that is asked about, then those below it."""
     used: frozenset[int] = frozenset()
     """Mounts on which somebody has something open."""
+    there: dict[int, bool] = field(default_factory=dict)
+    """Mounts of which it is known whether they are."""
     notification_id: int = 7
     descriptors: dict[bytes, Anchor] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
@@ -144,6 +146,9 @@ class FakeTracee:
 
     def covered(self, fstype: str) -> Sequence[bytes]:
         return self.covers.get(fstype, ())
+
+    def has_mount(self, mount_id: int) -> bool | None:
+        return self.there.get(mount_id)
 
     def mounts(self, mount_id: int) -> Sequence[Mounted]:
         return self.mounted if self.mounted and self.mounted[0].mount_id == mount_id else ()

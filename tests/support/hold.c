@@ -84,12 +84,18 @@ int ioctl(int fd, unsigned long command, ...)
 	return result;
 }
 
+/* The others are no part of a call, or the look that comes before its act. */
+static int is_act(unsigned op)
+{
+	return op != AGENT_PING && op != AGENT_HOME && op != AGENT_MOUNT_ID;
+}
+
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
 	static ssize_t (*real)(int, const struct msghdr *, int);
 	const struct agent_request *request = message->msg_iovlen ? message->msg_iov->iov_base : NULL;
 	int ours = message->msg_iovlen == 1 && message->msg_iov->iov_len >= sizeof *request &&
-		   request->version == AGENT_WIRE_VERSION && request->op != AGENT_PING && request->op != AGENT_HOME && now.tid;
+		   request->version == AGENT_WIRE_VERSION && is_act(request->op) && now.tid;
 	ssize_t result;
 
 	if (!real)

@@ -321,6 +321,7 @@ def test_names_are_set_in_the_uts_namespace_alone(workshop: Workshop) -> None:
         (agentlink.MOUNT, 77, 77),
         (agentlink.OVERLAY, 77, 77),
         (agentlink.MAKE_NODE, None, 0),
+        (agentlink.DETACH, None, 0),
         (agentlink.SETHOSTNAME, None, 0),
         (agentlink.MOUNT_ID, None, 0),
     ],
@@ -338,6 +339,7 @@ def test_a_request_whose_agent_was_killed_is_made_again(op: int, made: int | Non
         (agentlink.MOVE_MOUNT, 77),
         (agentlink.MAKE_NODE, 0),
         (agentlink.SET_XATTR, 0),
+        (agentlink.DETACH, 0),
         (agentlink.FSMOUNT, None),  # which notes nothing
         (agentlink.OVERLAY_CREATE, None),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,12 +13,14 @@ from support.policy_rows import MountArgs, NameArgs, ShutdownArgs, row, rows_of
 
 from interceptor import dispatch
 from interceptor.args import Arch
+from interceptor.contexts import Contexts
 from interceptor.dispatch import Dispatcher, Outcome, record_of
 from interceptor.errors import AgentError, InterceptorError, NothingToLend, NotificationGone
+from interceptor.native.journal import Reply
 from interceptor.notification import Notification
 from interceptor.policy import Decision, Do, FlagSet, Numbers, Rule, Text, Truth
 from interceptor.ports import Cap, Namespace
-from interceptor.registry import Masked, Needs, resolve
+from interceptor.registry import Masked, Needs, Redo, resolve
 from interceptor.trace.record import How
 from interceptor.verdict import AddFd, Continue, Fail, Return
 
@@ -60,6 +63,7 @@ class World:
     pins: int = 0
     slow_calls: int = 0
     unless: list[int] = field(default_factory=list)
+    redo: Redo = Redo.NEVER
     notifier_fd = 33
 
     def pin(
@@ -83,6 +87,7 @@ class World:
         for made in rows.values():
             object.__setattr__(made, "handler", self.handler)
             object.__setattr__(made, "needs", self.needs)
+            object.__setattr__(made, "redo", self.redo)
         return rows
 
     def dispatcher(self, monkeypatch: pytest.MonkeyPatch) -> Dispatcher:
@@ -437,6 +442,61 @@ def test_a_descriptor_is_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         dispatcher.settle(dispatcher.answer(world, MOUNT, None), delivered=False)  # type: ignore[arg-type]
     assert len(world.agent.done) == 2
+
+
+# What an earlier supervisor left
+
+
+@dataclass
+class Left:
+    """native.journal.Unfinished, of which an agent was asked to act."""
+
+    said: Reply | None = None
+    unmounting: int = 0
+    notification: Notification = MOUNT
+    answer: Verdict | None = None
+    acting: bool = True
+
+    def reply(self, _patience: float) -> Reply | None:
+        return self.said
+
+
+def recovered(monkeypatch: pytest.MonkeyPatch, left: Left, redo: Redo, **parts: Any) -> Outcome:
+    world = World(handler=acting, redo=redo, **parts)
+    dispatcher = world.dispatcher(monkeypatch)
+    dispatcher.pool = SimpleNamespace(contexts=Contexts())  # type: ignore[assignment]
+    return dispatcher.recover(world, left, None)  # type: ignore[arg-type]
+
+
+AGAIN, UNKNOWN = Return(5), Fail(errno.EINTR)
+
+
+@pytest.mark.parametrize(
+    ("left", "redo", "verdict"),
+    [
+        (Left(acting=False), Redo.NEVER, AGAIN),
+        (Left(acting=False, answer=Return(7)), Redo.NEVER, Return(7)),
+        (Left(), Redo.NEVER, UNKNOWN),
+        (Left(), Redo.HARMLESS, AGAIN),
+        (Left(), Redo.DETECTABLE, UNKNOWN),
+        (Left(Reply(0, done=True, value=42)), Redo.DETECTABLE, Return()),
+        (Left(Reply(errno.EBUSY, done=True, value=0)), Redo.DETECTABLE, Fail(errno.EBUSY)),
+        (Left(Reply(0, done=False, value=8)), Redo.DETECTABLE, AGAIN),
+        (Left(Reply(0, done=False, value=0, asked=False)), Redo.DETECTABLE, AGAIN),
+        (Left(unmounting=77), Redo.DETECTABLE, Return()),
+        (Left(unmounting=78), Redo.DETECTABLE, AGAIN),
+        (Left(unmounting=79), Redo.DETECTABLE, UNKNOWN),
+    ],
+)
+def test_what_becomes_of_what_an_earlier_supervisor_left(
+    monkeypatch: pytest.MonkeyPatch, left: Left, redo: Redo, verdict: Verdict
+) -> None:
+    tracee = FakeTracee(there={77: False, 78: True})
+    assert recovered(monkeypatch, left, redo, tracee=tracee).verdict == verdict
+
+
+def test_who_has_gone_meanwhile_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recovered(monkeypatch, Left(unmounting=77), Redo.DETECTABLE, gone=True).verdict == UNKNOWN
 
 
 # The trace

@@ -134,6 +134,16 @@ def test_a_request_that_was_not_sent_has_done_nothing(keeper: Memory) -> None:
     assert not reply.asked
 
 
+def test_what_an_agent_was_to_unmount_is_known_when_it_is_gone(keeper: Memory) -> None:
+    slot = received(Journal(keeper), 7, 1001)
+    c = slot.c  # type: ignore[attr-defined]
+    c.stage, c.agent, c.cookie, c.flags, c.value = lib.IC_ACTING, 555, 99, lib.AGENT_DETACH, 1 << 32
+    (call,) = Journal(keeper).unfinished()[7]
+    assert (call.reply(1.0), call.unmounting) == (None, 1 << 32)
+    c.flags = lib.AGENT_MOUNT
+    assert call.unmounting == 0
+
+
 def test_nobody_knows_what_an_agent_did_that_is_gone(keeper: Memory) -> None:
     slot = received(Journal(keeper), 7, 1001)
     slot.c.stage, slot.c.agent, slot.c.cookie = lib.IC_ACTING, 555, 99  # type: ignore[attr-defined]
