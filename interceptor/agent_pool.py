@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from interceptor.container import IdRange
     from interceptor.limits import LentDevice, Limits
+    from interceptor.native.journal import Reply as Earlier
     from interceptor.netmounts import Option
     from interceptor.ports import Context, Leaves
     from interceptor.wire import Anchor
@@ -122,13 +123,15 @@ class AgentPool:
         """The value of the action's reply; see `ask`."""
         return self.ask(request, on_slow).value
 
-    def ask(self, request: Request, on_slow: Callable[[], None] | None = None) -> Reply:
+    def ask(
+        self, request: Request, on_slow: Callable[[], None] | None = None, hold: Callable[[Reply], None] | None = None
+    ) -> Reply:
         """The action's reply. Completes `request` with the container's ids and the deadline.
 
         OSError with the tracee's errno; NotificationGone; AgentError when there is no answer before the deadline
         (waiting for a free agent included). For an agent that somebody killed another one goes on with the request; where
         nobody knows what was done by then, OSError(EINTR). A request that brings a later deadline than policy's has that
-        one.
+        one. `hold`, for an action of agentlink.STAYS, makes what the reply brings safe.
         """
         deadline_ms = max(request.deadline_ms, self._limits.agent_deadline_ms)
         watch = _Watch(deadline_ms, on_slow or self._on_slow)
@@ -136,7 +139,7 @@ class AgentPool:
         request.root_uid = request.root_gid = ids.first
         request.id_count = ids.size
         request.deadline_ms = deadline_ms + GRACE_MS
-        return _checked(request, self._ask(request, watch))
+        return _checked(request, self._ask(request, watch, hold))
 
     def close(self) -> None:
         """Ends all agents; calls that are under way fail with AgentError. Idempotent."""
@@ -161,12 +164,14 @@ class AgentPool:
             self._bury(link)
         self._reap_abandoned()
 
-    def _ask(self, request: Request, watch: _Watch) -> Reply:
+    def _ask(self, request: Request, watch: _Watch, hold: Callable[[Reply], None] | None = None) -> Reply:
         """One request to one agent; to a second one only where the first cannot have begun."""
         while True:
             link = self._acquire(watch)
             try:
                 reply = _exchange(link, request, watch)
+                if hold is not None:
+                    _hold(link, reply, hold)
             except BrokenPipeError:
                 self._lose(link)
                 watch.check(f"agent {link.pid} has ended")
@@ -428,6 +433,14 @@ def _exchange(link: Link, request: Request, watch: _Watch) -> Reply:
     return _reply(link, link.call(request), watch)
 
 
+def _hold(link: Link, reply: Reply, hold: Callable[[Reply], None]) -> None:
+    try:
+        if reply.given:
+            hold(reply)
+    finally:
+        link.settle()
+
+
 def _reply(link: Link, reply: Reply | None, watch: _Watch) -> Reply:
     while reply is None:
         if watch.over():
@@ -515,16 +528,23 @@ class PinnedAgent:
     """ports.Agent for one call."""
 
     def __init__(
-        self, pool: AgentPool, subject: AgentSubject, on_slow: Callable[[], None] | None = None, unless: int = 0
+        self,
+        pool: AgentPool,
+        subject: AgentSubject,
+        on_slow: Callable[[], None] | None = None,
+        unless: int = 0,
+        earlier: Earlier | None = None,
     ) -> None:
         """`on_slow` stands in for the pool's. `unless` is the number of a mount that may be what the call asks for, made by
         its earlier self: where it is the target already, nothing is mounted over it. Of a device node it is
-        the inode number.
+        the inode number. `earlier`: what an agent has replied to an earlier supervisor that died in this very call; it is not
+        asked for that again.
         """
         self._pool = pool
         self._subject = subject
         self._on_slow = on_slow
         self._unless = unless
+        self._earlier = earlier
         self.attached = 0
         """Number of the mount, or inode number of the node, that the call made; 0: none."""
 
@@ -600,8 +620,11 @@ class PinnedAgent:
         else:
             fds[agentlink.CONTEXT] = kept.own.fileno()
         how |= self._finish(fds, texts, like, leaves)
-        reply = self._act(agentlink.FSMOUNT, fds, texts, flags=how, mount_flags=attributes)
-        self._pool.contexts.hold(kept, Fd(reply.given[0]), reply.value)
+
+        def hold(reply: Reply) -> None:
+            self._pool.contexts.hold(kept, Fd(reply.given[0]), reply.value)
+
+        self._act(agentlink.FSMOUNT, fds, texts, flags=how, mount_flags=attributes, hold=hold)
 
     def open_mount(self, context: Context) -> int:
         kept = self._kept(context)
@@ -793,8 +816,11 @@ class PinnedAgent:
         numbers: tuple[int, int, int, int] = _NO_NUMBERS,
         ids: tuple[int, int] | None = None,
         deadline_ms: int = 0,
+        hold: Callable[[Reply], None] | None = None,
     ) -> Reply:
         """`ids` are fsuid and fsgid where they will own something, and not only be asked for permission."""
+        if self._earlier is not None and op not in _HARMLESS:
+            return self._again(hold)
         subject = self._subject
         fsuid, fsgid = ids or (subject.fsuid, subject.fsgid)
         if subject.notification_id:
@@ -818,9 +844,22 @@ class PinnedAgent:
             self._foresee(request)
         while True:
             try:
-                return self._pool.ask(request, self._on_slow)
+                return self._pool.ask(request, self._on_slow, hold)
             except DescriptorWanted as wanted:
                 self._supply(request, wanted.number)
+
+    def _again(self, hold: Callable[[Reply], None] | None) -> Reply:
+        """What was replied to an earlier supervisor, in place of asking."""
+        assert self._earlier is not None  # noqa: S101 - who asks has seen it
+        earlier, self._earlier = self._earlier, None
+        if earlier.error:
+            raise OSError(earlier.error, os.strerror(earlier.error))
+        reply = Reply(0, agentlink.DONE, earlier.value, tuple(fd.take() for fd in earlier.given))
+        if hold is not None:
+            if not reply.given:
+                raise InterruptedError(errno.EINTR, _NOBODY_KNOWS)
+            hold(reply)
+        return reply
 
     def _foresee(self, request: Request) -> None:
         """Takes what layers of an overlay name, so that the agent need not ask for one after the other."""

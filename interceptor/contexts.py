@@ -3,7 +3,8 @@
 A context is a descriptor of the tracee's. Of what type it is the kernel tells nobody, so those that matter are opened by the
 agent and a duplicate is kept, by which a descriptor of a later call is recognised. A detached mount lives as long as the
 descriptor that fsmount(2) made, which cannot be injected (seccomp_unotify(2): no O_PATH); so it is kept, and let go when
-the mount was attached. It is kept beyond our end, too; a context without a mount is not, and is one of the kernel's then.
+the mount was attached. All of that, and what is known of it, is kept beyond our end: in a parcel that is packed anew when
+something changes.
 
 A descriptor is closed when its last user is done: never while another thread has its number.
 
@@ -15,16 +16,17 @@ Source: fsopen(2), fsmount(2); Linux fs/namespace.c dissolve_on_fput().
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self
 
 from interceptor.errors import InterceptorError, NotificationGone
 from interceptor.native import pin as native
 from interceptor.native.fd import Fd
-from interceptor.native.parcel import Parcel
+from interceptor.native.parcel import MESSAGE_MAX, Parcel
 from interceptor.policy import FilesystemDecision, Mount
 from interceptor.ports import Context
 
@@ -35,8 +37,11 @@ if TYPE_CHECKING:
 
 KEPT = 64
 """Contexts and mounts of one container; the oldest beyond are let go."""
-MOUNT = "mount"
-"""The kind under which the keeper holds parcels with detached mounts, by container and STATX_MNT_ID."""
+CONTEXT = "context"
+"""The kind under which the keeper holds parcels, by container and number."""
+_STATE = ("created", "failed", "native", "refusal", "mounted", "given")
+_numbers = itertools.count(time.monotonic_ns())
+"""Those of an earlier supervisor do not come again, and are smaller."""
 LINGER_S = 10.0
 """What a thread that ended left behind is kept so much longer: it may have given the descriptor to another process."""
 
@@ -56,15 +61,39 @@ class Kept:
     """What fsmount(2) made of it."""
     mount_id: int = 0
     parcel: Parcel | None = None
-    """The same for the next supervisor."""
+    """All that for the next supervisor."""
+    number: int = field(default_factory=lambda: next(_numbers))
     since: float = 0.0
+
+    def pack(self) -> Parcel | None:
+        """None: what is to be said of it is too long."""
+        context, choice = self.context, self.context.choice
+        state = {name: getattr(context, name) for name in _STATE}
+        twin, mount = self.twin, self.mount
+        fds = [self.own, self.asked, *([twin] if twin else []), *([mount] if mount else [])]
+        said = [context.fstype.decode(errors="surrogateescape"), choice.mount, choice.rule, choice.errno, state, self.mount_id]
+        message = json.dumps([*said, twin is not None]).encode()
+        return Parcel.of(message, [fd.fileno() for fd in fds]) if len(message) <= MESSAGE_MAX else None
+
+    @classmethod
+    def unpack(cls, parcel: Parcel, number: int) -> Self | None:
+        """None: it was just let go of."""
+        message, fds = parcel.look()
+        if not fds:
+            return None
+        fstype, mount, rule, number_of_error, state, mount_id, has_twin = json.loads(message)
+        own, asked, *more = map(Fd, fds)
+        choice = FilesystemDecision(Mount(mount), rule, number_of_error)
+        context = Context(fstype.encode(errors="surrogateescape"), choice, **state)
+        twin = more.pop(0) if has_twin else None
+        return cls(context, own, twin, asked, more[0] if more else None, mount_id, parcel, number)
 
 
 class Contexts:
     """All of one container."""
 
     def __init__(self, container_id: str = "", keeper: Keeper | None = None) -> None:
-        """Mounts outlive us with `keeper`."""
+        """What there is outlives us with `keeper`."""
         self._container_id, self._keeper = container_id, keeper
         self._lock = threading.Lock()
         self._kept: list[Kept] = []
@@ -74,26 +103,26 @@ class Contexts:
         with self._lock:
             stay = [other for other in self._kept if not _outlived(other, kept.since)]
             self._stay([*stay, kept][-KEPT:])
+            self._pack(kept)
 
     def hold(self, kept: Kept, mount: Fd, mount_id: int) -> None:
         """The mount that was made of it, which is detached."""
         kept.mount, kept.mount_id = mount, mount_id
-        if self._keeper is None:
-            return
-        message = json.dumps([kept.context.fstype.decode(), kept.context.choice.rule, mount_id]).encode()
-        kept.parcel = Parcel.of(message, [kept.own.fileno(), kept.asked.fileno(), mount.fileno()])
-        self._keeper.keep(MOUNT, self._key(kept), kept.parcel.fileno())
+        kept.context.mounted = True
+        self.note(kept.context)
 
-    def adopt(self, parcel: Parcel) -> bool:
-        """One that an earlier supervisor held. False: it had just let go of it."""
-        message, fds = parcel.look()
-        if not fds:
-            return False
-        fstype, rule, mount_id = json.loads(message)
-        own, asked, mount = map(Fd, fds)
-        context = Context(fstype.encode(), FilesystemDecision(Mount.EMULATE, rule), created=True, mounted=True, given=True)
-        self.add(Kept(context, own, None, asked, mount, mount_id, parcel))
-        return True
+    def adopt(self, kept: Kept) -> None:
+        """One that an earlier supervisor kept."""
+        kept.since = time.monotonic()
+        with self._lock:
+            self._kept.append(kept)
+
+    def note(self, context: Context) -> None:
+        """What is known of it has changed."""
+        with self._lock:
+            for kept in self._kept:
+                if kept.context is context:
+                    self._pack(kept)
 
     def of(self, context: Context) -> Kept | None:
         with self._lock:
@@ -123,17 +152,28 @@ class Contexts:
         with self._lock:
             self._stay([kept for kept in self._kept if not _attached(kept)])
 
+    def _pack(self, kept: Kept) -> None:
+        """With the lock: into a new parcel, in the place of the one before."""
+        if self._keeper is None:
+            return
+        before, kept.parcel = kept.parcel, kept.pack()
+        if kept.parcel is not None:
+            self._keeper.keep(CONTEXT, self._key(kept), kept.parcel.fileno())
+        if before is not None:
+            before.close()
+
     def _stay(self, stay: list[Kept]) -> None:
-        """The others are let go."""
+        """With the lock. The others are let go."""
         gone, self._kept = [kept for kept in self._kept if kept not in stay], stay
         for kept in gone:
             if kept.parcel is not None:
-                kept.parcel.close()  # the keeper's duplicate is empty now, and may go when it likes
+                kept.parcel.empty()  # the keeper's duplicate is empty now, and may go when it likes
                 if self._keeper is not None:
-                    self._keeper.drop(MOUNT, self._key(kept))
+                    self._keeper.drop(CONTEXT, self._key(kept))
+                kept.parcel.close()
 
     def _key(self, kept: Kept) -> str:
-        return f"{self._container_id}/{kept.mount_id}"
+        return f"{self._container_id}/{kept.number}"
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -141,11 +181,20 @@ class Contexts:
 
 def inherit(keeper: Keeper, contexts_of: Callable[[str], Contexts | None]) -> None:
     """What an earlier supervisor left, for the containers that are known again."""
-    for key, kept in keeper.inherited(MOUNT).items():
-        parcel, contexts = Parcel.behind(kept.fd), contexts_of(key.rpartition("/")[0])
-        if contexts is None or not contexts.adopt(parcel):
-            keeper.drop(MOUNT, key)
+    left = keeper.inherited(CONTEXT)
+    for key in sorted(left, key=_number):  # the oldest first
+        parcel, contexts = Parcel.behind(left[key].fd), contexts_of(key.rpartition("/")[0])
+        kept = Kept.unpack(parcel, _number(key)) if contexts is not None else None
+        if contexts is not None and kept is not None:
+            contexts.adopt(kept)
+        else:
+            parcel.empty()
+            keeper.drop(CONTEXT, key)
             parcel.close()
+
+
+def _number(key: str) -> int:
+    return int(key.rpartition("/")[2])
 
 
 def _outlived(kept: Kept, now: float) -> bool:
@@ -182,6 +231,9 @@ class ContextsOf:
     def find_mount(self, fd: int) -> Context | None:
         own = self._take(fd)
         return None if own is None else self._contexts.with_mount(native.mount_id(own))
+
+    def note(self, context: Context) -> None:
+        self._contexts.note(context)
 
     def _take(self, fd: int) -> int | None:
         """Nothing is looked at while nothing is kept."""

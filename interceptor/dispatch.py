@@ -95,9 +95,26 @@ class Outcome:
     decision: Decision | None = None
     """Policy's; None where it was not asked."""
     refused: Refused | None = None
+    resumed: Resumed | None = None
     time_ns: int = 0
     """CLOCK_MONOTONIC when it was answered, and how long that took, ns."""
     elapsed_ns: int = 0
+
+
+class Resumed(NamedTuple):
+    """An earlier supervisor died in it."""
+
+    reply: Reply | None
+    """What its agent had replied; None: it was not asked for anything that matters."""
+
+
+class Known(NamedTuple):
+    """What is known of a call that an earlier supervisor left."""
+
+    verdict: Verdict | None
+    """None: to be done (again)."""
+    why: str
+    reply: Reply | None = None
 
 
 class Refused(NamedTuple):
@@ -455,9 +472,11 @@ class Dispatcher:
         assert route.whole is not None  # noqa: S101 - true of every quick route
         return Call(self.container, self.policy, route.whole, Unreachable())
 
-    def answer(self, host: Host, notification: Notification, buffer: Buffer) -> Outcome:
+    def answer(
+        self, host: Host, notification: Notification, buffer: Buffer, resumed: Resumed | None = None
+    ) -> Outcome:
         """Never raises: what cannot be answered has `verdict` None."""
-        outcome = Outcome(notification)
+        outcome = Outcome(notification, resumed=resumed)
         route = self.routes.get(key_of(notification.arch, notification.nr))
         if route is None:
             outcome.call, outcome.how = self.name_of(notification.arch, notification.nr), How.FAILED
@@ -535,9 +554,10 @@ class Dispatcher:
     def recover(self, host: Host, unfinished: Unfinished, buffer: Buffer) -> Outcome:
         """As `answer`, for what an earlier supervisor had received: nothing may be done twice."""
         notification = unfinished.notification
-        verdict, why = self._known(unfinished, self.subject(host, notification, buffer))
+        verdict, why, reply = self._known(unfinished, self.subject(host, notification, buffer))
         if verdict is None:
-            outcome = self.answer(host, notification, buffer)
+            outcome = self.answer(host, notification, buffer, Resumed(reply))
+            unfinished.settle()
         else:
             outcome = Outcome(notification, verdict, call=self.name_of(notification.arch, notification.nr))
             self.pool.contexts.drop_attached()
@@ -545,20 +565,19 @@ class Dispatcher:
         log.info("recovered", container=self.container.id, call=outcome.call, how=why, answer=str(outcome.verdict))
         return outcome
 
-    def _known(self, unfinished: Unfinished, subject: Subject) -> tuple[Verdict | None, str]:
-        """The answer; None: to be done (again)."""
+    def _known(self, unfinished: Unfinished, subject: Subject) -> Known:
         if unfinished.answer is not None:
-            return unfinished.answer, "done by an earlier supervisor"
+            return Known(unfinished.answer, "done by an earlier supervisor")
         if not unfinished.acting:
-            return None, "an earlier supervisor had only received it"
+            return Known(None, "an earlier supervisor had only received it")
         route = self.routes.get(key_of(unfinished.notification.arch, unfinished.notification.nr))
         redo = route.row.redo if route else Redo.NEVER
         if redo is Redo.HARMLESS:
-            return None, "done again: that is harmless"
-        reply = unfinished.reply(self.patience) if redo is Redo.DETECTABLE else None
-        return self._seen(unfinished, subject) if reply is None else _replied(reply)
+            return Known(None, "done again: that is harmless")
+        reply = unfinished.reply(self.patience) if redo is not Redo.NEVER else None
+        return self._seen(unfinished, subject) if reply is None else _replied(reply, redo)
 
-    def _seen(self, unfinished: Unfinished, subject: Subject) -> tuple[Verdict | None, str]:
+    def _seen(self, unfinished: Unfinished, subject: Subject) -> Known:
         """As `_known`, when agent and supervisor have died in it: by what is to be seen of it."""
         there = None
         if unfinished.unmounting:
@@ -569,8 +588,10 @@ class Dispatcher:
             finally:
                 subject.close()
         if there is None:
-            return Fail(errno.EINTR), "an earlier supervisor died in it, and nobody knows what was done"
-        return (None, "what an earlier supervisor was to unmount is there") if there else (Return(), "it is unmounted")
+            return Known(Fail(errno.EINTR), "an earlier supervisor died in it, and nobody knows what was done")
+        if there:
+            return Known(None, "what an earlier supervisor was to unmount is there")
+        return Known(Return(), "the agent of an earlier supervisor had unmounted it")
 
     def announce(self, outcome: Outcome) -> None:
         """To be told before the answer of an outcome that `entered`."""
@@ -630,7 +651,7 @@ class Dispatcher:
     def _handle(self, row: Syscall, outcome: Outcome, subject: Subject, decision: Decision, host: Host) -> None:
         """The handler, unless the result of the same, interrupted call is waiting."""
         reach = Reached(self, outcome, subject, host)
-        call = Call(self.container, self.policy, decision, reach, self.shown, self.fresh)
+        call = Call(self.container, self.policy, decision, reach, self.shown, self.fresh, resumed=outcome.resumed is not None)
         try:
             outcome.verdict = row.handler(call, outcome.args)
             outcome.how = how_of(call, outcome.verdict)
@@ -680,13 +701,15 @@ def known(row: Syscall, registers: Sequence[int], arch: Arch) -> dict[str, Any]:
     }
 
 
-def _replied(reply: Reply) -> tuple[Verdict | None, str]:
-    """As Dispatcher._known, when an agent's only act is the call's."""
+def _replied(reply: Reply, redo: Redo) -> Known:
+    """As Dispatcher._known, when what the agent did is known."""
     if not reply.asked:
-        return None, "an earlier supervisor died before it asked its agent"
+        return Known(None, "an earlier supervisor died before it asked its agent")
     if not reply.done:
-        return None, "the agent of an earlier supervisor had done nothing"
-    return Fail(reply.error) if reply.error else Return(), "the agent of an earlier supervisor had done it"
+        return Known(None, "the agent of an earlier supervisor had done nothing")
+    if redo is Redo.RESUMED:
+        return Known(None, "gone on with from where an earlier supervisor died", reply)
+    return Known(Fail(reply.error) if reply.error else Return(), "the agent of an earlier supervisor had done it")
 
 
 class Unreachable:
@@ -822,7 +845,8 @@ class Reached:
         if repeats.carry_through(key):
             tracee.notification_id = 0  # nobody is asked any more whether the tracee still waits
         made = 0 if dispatcher.container.wait_killable else repeats.made(key, outcome.args)
-        return PinnedAgent(dispatcher.pool, tracee, self._host.slow, made)
+        replied = outcome.resumed.reply if outcome.resumed is not None else None
+        return PinnedAgent(dispatcher.pool, tracee, self._host.slow, made, replied)
 
 
 def how_of(call: Call, verdict: Verdict) -> How:

@@ -213,9 +213,6 @@ class Context:
     given: bool = False
     """The tracee has a descriptor of that mount: there is no second one (FS_CONTEXT_AWAITING_RECONF)."""
 
-    def give(self) -> None:
-        self.given = True
-
 
 class Contexts(Protocol):
     """What the new mount API keeps for the container between its calls."""
@@ -225,6 +222,9 @@ class Contexts(Protocol):
 
     def find_mount(self, fd: int) -> Context | None:
         """The context of the detached mount on which the tracee's descriptor `fd` lies."""
+
+    def note(self, context: Context) -> None:
+        """What is known of it has changed: the next supervisor is to know that, too."""
 
 
 class Shown(Protocol):
@@ -483,6 +483,8 @@ class Call:
     denied: bool = False
     allow: str = ""
     """With `denied`: the entry of a policy file that would have allowed it (``immutable-mounts: false``)."""
+    resumed: bool = False
+    """An earlier supervisor died in it: what the handler finds done may be its own work."""
 
     @property
     def tracee(self) -> Tracee:

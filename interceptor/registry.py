@@ -90,6 +90,10 @@ class Redo(enum.StrEnum):
     """It asks the agent for one change, and returns 0 or the errno of that: the agent's reply, which is not lost with the
     supervisor, is the answer.
     """
+    RESUMED = "resumed"
+    """It asks the agent for at most one change, and goes on from the reply: the handler runs again (Call.resumed), and is given
+    that reply in place of asking.
+    """
     NEVER = "never"
     """Nobody could know what was done: EINTR."""
 

@@ -28,7 +28,7 @@ from interceptor.agent_pool import AgentPool
 from interceptor.args import Arch
 from interceptor.client import program
 from interceptor.contexts import Contexts
-from interceptor.contexts import inherit as inherit_mounts
+from interceptor.contexts import inherit as inherit_contexts
 from interceptor.control import Control
 from interceptor.device_programs import Programs, inherit
 from interceptor.dispatch import Dispatcher, Routes, routes_of
@@ -266,7 +266,7 @@ class Supervisor:
         that were registered again.
         """
         inherit(self.keeper, self._device_programs)
-        inherit_mounts(self.keeper, self._contexts)
+        inherit_contexts(self.keeper, self._contexts)
         unfinished = dict(self.journal.unfinished())
         for key, kept in self.keeper.inherited(NOTIFIER).items():
             with self._lock:

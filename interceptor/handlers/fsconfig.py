@@ -17,7 +17,7 @@ from typing import Annotated
 from interceptor.args import UNREADABLE, Fd, Int, Integer, String
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Context, Namespace
-from interceptor.registry import Needs, handles
+from interceptor.registry import Needs, Redo, handles
 from interceptor.verdict import Continue, Fail, Return, Verdict
 
 
@@ -56,6 +56,7 @@ class FsconfigArgs:
     "fsconfig",
     needs=Needs(Cap.SYS_ADMIN, owner_of=Namespace.MOUNT),
     note="Options are the kernel's; those of an emulated overlay are looked at, too, and its creation is ours.",
+    redo=Redo.RESUMED,
 )
 def fsconfig(call: Call, args: FsconfigArgs) -> Verdict:
     context = call.contexts.find(args.fd)
@@ -76,18 +77,19 @@ def fsconfig(call: Call, args: FsconfigArgs) -> Verdict:
 def _create(call: Call, args: FsconfigArgs, context: Context) -> Verdict:
     if args.key is not None or args.value is not None or args.aux:
         return Continue(because="arguments that must be absent are the kernel's to refuse")
-    if context.created or context.failed:
+    if (context.created or context.failed) and not call.resumed:
         return Fail(errno.EBUSY)
     if context.choice.mount is Mount.EMULATE and (context.fstype != b"overlay" or context.native):
         return Continue(because="the kernel makes it with what the tracee has itself")
     if context.choice.mount is Mount.EMULATE:
         context.failed = True
+        call.contexts.note(context)
         if context.refusal:
             call.why = "an option that a user namespace may not set in this way"
             return Fail(context.refusal)
         call.agent.create_overlay(context)
-        context.failed = False
-    context.created = True
+    context.failed, context.created = False, True
+    call.contexts.note(context)
     return Return()
 
 
@@ -110,11 +112,13 @@ def _copy_option(call: Call, args: FsconfigArgs, context: Context) -> None:
     key = args.key or b""
     if args.cmd == Command.FSCONFIG_SET_FLAG and key == b"userxattr" and not call.policy.overlay_nodes:
         context.native = True
+        call.contexts.note(context)
         return
     try:
         call.agent.set_overlay_option(context, key, _value(call, args))
     except OSError as error:
         context.refusal = context.refusal or error.errno or errno.EINVAL
+        call.contexts.note(context)
 
 
 def _value(call: Call, args: FsconfigArgs) -> bytes | int | None:

@@ -18,7 +18,7 @@ from typing import Annotated
 from interceptor.args import Fd, Flags
 from interceptor.policy import Mount
 from interceptor.ports import Call, Cap, Context, Namespace
-from interceptor.registry import Needs, handles
+from interceptor.registry import Needs, Redo, handles
 from interceptor.verdict import AddFd, Continue, Fail, Verdict
 
 
@@ -59,6 +59,7 @@ class FsmountArgs:
     "fsmount",
     needs=Needs(Cap.SYS_ADMIN, owner_of=Namespace.MOUNT),
     note="Of an emulated context: made by us, and injected as a descriptor of its root directory.",
+    redo=Redo.RESUMED,
 )
 def fsmount(call: Call, args: FsmountArgs) -> Verdict:
     context = call.contexts.find(args.fd)
@@ -75,7 +76,13 @@ def fsmount(call: Call, args: FsmountArgs) -> Verdict:
     if not context.mounted and not _mount(call, args, context):
         return Continue(because="without a visible one nobody knows what it may reveal; the kernel checks that itself")
     cloexec = bool(args.flags & FsmountFlag.FSMOUNT_CLOEXEC)
-    return AddFd(call.agent.open_mount(context), cloexec=cloexec, delivered=context.give)
+    contexts = call.contexts
+
+    def delivered() -> None:
+        context.given = True
+        contexts.note(context)
+
+    return AddFd(call.agent.open_mount(context), cloexec=cloexec, delivered=delivered)
 
 
 def _refused(call: Call, context: Context) -> Verdict:

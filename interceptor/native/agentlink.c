@@ -148,10 +148,13 @@ void ic_agent_drop_given(struct agent_reply *reply)
 		}
 }
 
-/* Into the journal's record, where the call has one: what was received cannot be lost then. */
+/* Into the journal's record, where the call has one that has it not yet: what was received cannot be lost then. */
 static int receive(int socket, uint64_t cookie, struct agent_reply *reply, int flags)
 {
-	struct ic_record *record = ic_current && ic_current->stage == IC_ACTING && ic_current->cookie == cookie ? ic_current : NULL;
+	struct ic_record *record = ic_current && ic_current->stage == IC_ACTING && ic_current->cookie == cookie &&
+						   ic_current->reply.cookie != cookie
+					   ? ic_current
+					   : NULL;
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(AGENT_GIVEN_MAX * sizeof(int))];
@@ -213,6 +216,12 @@ static void unbind(struct ic_agent *agent)
 	agent->cpu = -1;
 }
 
+/* What comes with a reply dies with who has received it. That of fsmount(2) cannot be made again, so that it stays in the socket. */
+static int stays(const struct agent_request *request)
+{
+	return request->op == AGENT_FSMOUNT;
+}
+
 int ic_agent_call(struct ic_agent *agent, const void *request, size_t size, const int *fds, unsigned count, struct agent_reply *reply)
 {
 	union {
@@ -237,17 +246,24 @@ int ic_agent_call(struct ic_agent *agent, const void *request, size_t size, cons
 	while (sendmsg(agent->socket, &message, MSG_NOSIGNAL) < 0)
 		if (errno != EINTR)
 			return errno == ECONNRESET ? -EPIPE : -errno;
-	result = receive(agent->socket, ((const struct agent_request *)request)->cookie, reply, 0);
+	result = receive(agent->socket, ((const struct agent_request *)request)->cookie, reply, stays(request) ? MSG_PEEK : 0);
 	if (!result)
 		unbind(agent);
 	return result;
 }
 
-int ic_agent_wait(int socket, uint64_t cookie, struct agent_reply *reply, int timeout_ms)
+int ic_agent_wait(int socket, uint64_t cookie, struct agent_reply *reply, int timeout_ms, int stay)
 {
 	struct pollfd ready = { .fd = socket, .events = POLLIN };
 
 	if (poll(&ready, 1, timeout_ms) < 0 && errno != EINTR)
 		return -errno;
-	return receive(socket, cookie, reply, MSG_DONTWAIT);
+	return receive(socket, cookie, reply, MSG_DONTWAIT | (stay ? MSG_PEEK : 0));
+}
+
+void ic_agent_settle(int socket)
+{
+	char byte;
+
+	recv(socket, &byte, sizeof byte, MSG_DONTWAIT); /* without room for descriptors: they are closed */
 }

@@ -32,7 +32,11 @@ int ic_agent_call(struct ic_agent *agent, const void *request, size_t size, cons
 /* Closes what came with a reply: whoever asked for nothing of the kind keeps nothing of it. */
 void ic_agent_drop_given(struct agent_reply *reply);
 
-/* Goes on waiting for the reply to the request with `cookie`; results as ic_agent_call(). */
-int ic_agent_wait(int socket, uint64_t cookie, struct agent_reply *reply, int timeout_ms);
+/* Goes on waiting for the reply to the request with `cookie`; results as ic_agent_call(). With `stay` it is not taken out of the
+ * socket, where the next supervisor finds it: so for AGENT_FSMOUNT, also by ic_agent_call(). */
+int ic_agent_wait(int socket, uint64_t cookie, struct agent_reply *reply, int timeout_ms, int stay);
+
+/* Takes out a reply that stayed; with it goes the socket's copy of what it brought. */
+void ic_agent_settle(int socket);
 
 #endif

@@ -111,6 +111,9 @@ _NO_GROUPS = (0,) * GROUPS_MAX
 _GIVES = {FSOPEN: 2, FSMOUNT: 1, OPEN_ROOT: 1}
 """How many descriptors the reply to a request brings at most; those of no other bring any."""
 
+STAYS = frozenset({FSMOUNT})
+"""Actions whose reply stays in the socket until it is settled: what it brings cannot be made again."""
+
 AGENT = "agent"
 """The kind under which the keeper holds agents' sockets, by pid."""
 
@@ -247,6 +250,7 @@ class Link:
         self._reply = _ffi.new("struct agent_reply *")
         self._cookie = 0
         self._gives = 0
+        self._stays = False
         self.at_home = False
         """It knows the container's own namespaces (AGENT_HOME)."""
         self._ending = threading.Lock()
@@ -256,7 +260,7 @@ class Link:
 
     def adopt(self, cookie: int) -> None:
         """Somebody else has sent a request with that cookie: `wait` is for its reply."""
-        self._cookie, self._gives = cookie, 0
+        self._cookie, self._gives, self._stays = cookie, 0, False
 
     def call(self, request: Request) -> Reply | None:
         """The reply; None when there is none yet after PATIENCE_MS: go on with `wait`.
@@ -264,13 +268,17 @@ class Link:
         BrokenPipeError when the agent ended before it took the request, AgentError when it ended or talked nonsense
         afterwards.
         """
-        self._cookie, self._gives = next(_cookies), _GIVES.get(request.op, 0)
+        self._cookie, self._gives, self._stays = next(_cookies), _GIVES.get(request.op, 0), request.op in STAYS
         message, fds = pack(request, self._cookie)
         return self._taken(_lib.ic_agent_call(self.c, message, len(message), fds, len(fds), self._reply))
 
     def wait(self, timeout_ms: int) -> Reply | None:
         """Goes on waiting for the reply of the last `call`."""
-        return self._taken(_lib.ic_agent_wait(self._socket, self._cookie, self._reply, timeout_ms))
+        return self._taken(_lib.ic_agent_wait(self._socket, self._cookie, self._reply, timeout_ms, self._stays))
+
+    def settle(self) -> None:
+        """What the reply to a request of STAYS brought is safe: no other request before."""
+        _lib.ic_agent_settle(self._socket)
 
     def _taken(self, result: int) -> Reply | None:
         if result > 0:
@@ -329,16 +337,19 @@ class Link:
             self._socket = self.c.socket = -1
 
 
-def overtaken(socket: int, cookie: int, reply: Any, patience: float) -> bool:
-    """Waits `patience` seconds for the reply to the request that an earlier supervisor may have sent, and writes it to `reply`.
-    True: it was not sent. An agent answers one request after the other, and has answered one of ours that came later.
+def overtaken(socket: int, cookie: int, reply: Any, patience: float, *, stay: bool = False) -> bool:
+    """Waits `patience` seconds for the reply to the request that an earlier supervisor may have sent, and writes it to `reply`;
+    with `stay` it stays in the socket. True: it was not sent. An agent answers one request after the other, and has answered
+    one of ours that came later.
     """
     ping, until = next(_cookies), time.monotonic() + patience
     with contextlib.suppress(ConnectionError):  # it has ended, and may have replied before
         os.write(socket, pack(Request(PING, {}, {}), ping)[0])
     result = -errno.EPROTO
     while result == -errno.EPROTO and reply.cookie != ping:  # somebody else's, who died in this
-        result = _lib.ic_agent_wait(socket, cookie, reply, max(0, int((until - time.monotonic()) * 1000)))
+        result = _lib.ic_agent_wait(socket, cookie, reply, max(0, int((until - time.monotonic()) * 1000)), stay)
+        if stay and result == -errno.EPROTO:
+            _lib.ic_agent_settle(socket)
     return bool(reply.cookie == ping)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interceptor.errors import ConfigError
 from interceptor.native._native import ffi, lib
-from interceptor.native.agentlink import AGENT, overtaken
+from interceptor.native.agentlink import AGENT, STAYS, overtaken
+from interceptor.native.fd import Fd
 from interceptor.native.notifier import read_wire_form
 from interceptor.notification import Notification
 
@@ -50,6 +51,8 @@ class Reply(NamedTuple):
     value: int
     asked: bool = True
     """False: the request was not sent, and nothing was done."""
+    given: tuple[Fd, ...] = ()
+    """What came with it, of an action in agentlink.STAYS; nothing where the earlier supervisor had settled that."""
 
 
 class Unfinished:
@@ -62,6 +65,7 @@ class Unfinished:
         lib.ic_journal_read(slot.c, out)
         self.notification = Notification(out.id, out.tid, out.arch, out.nr, out.ip, tuple(ffi.unpack(out.args, 6)))
         self._agent = agents.get(str(slot.c.agent))
+        self._stayed = False
 
     @property
     def answer(self) -> Verdict | None:
@@ -82,14 +86,35 @@ class Unfinished:
 
     def reply(self, patience: float) -> Reply | None:
         """What that agent answered, or answers within `patience` seconds; None: nobody will ever know."""
-        c = self.slot.c
-        if c.reply.cookie != c.cookie and self._agent is not None:
-            reply = ffi.addressof(c, "reply")  # straight into the record
-            if overtaken(self._agent.fd, c.cookie, reply, patience):
+        c, stay = self.slot.c, self.slot.c.flags in STAYS
+        reply = ffi.addressof(c, "reply")
+        given: tuple[Fd, ...] = ()
+        if reply.cookie == c.cookie:
+            given = self._given() if stay else ()
+        elif self._agent is not None:  # straight into the record
+            if overtaken(self._agent.fd, c.cookie, reply, patience, stay=stay):
                 return Reply(0, done=False, value=0, asked=False)
-        if c.reply.cookie != c.cookie:
+            given = _given(reply) if stay and reply.cookie == c.cookie else ()
+        if reply.cookie != c.cookie:
             return None
-        return Reply(c.reply.error, c.reply.outcome == lib.AGENT_DONE, c.reply.value)
+        self._stayed = bool(given)
+        return Reply(reply.error, reply.outcome == lib.AGENT_DONE, reply.value, given=given)
+
+    def _given(self) -> tuple[Fd, ...]:
+        """What is in the socket still, if it is this reply's."""
+        reply = ffi.new("struct agent_reply *")
+        if self._agent is None or lib.ic_agent_wait(self._agent.fd, self.slot.c.cookie, reply, 0, 1) <= 0:
+            return ()
+        return _given(reply)
+
+    def settle(self) -> None:
+        """What the reply brought is safe, or needed no more."""
+        if self._stayed and self._agent is not None:
+            lib.ic_agent_settle(self._agent.fd)
+
+
+def _given(reply: Any) -> tuple[Fd, ...]:
+    return tuple(Fd(fd) for fd in reply.given if fd >= 0)
 
 
 class Journal:

@@ -16,7 +16,7 @@ from interceptor.native import sockets
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_SIZE = 4096
+MESSAGE_MAX = 4096
 
 
 class Parcel:
@@ -45,13 +45,17 @@ class Parcel:
         """The message and duplicates of the descriptors, the caller's to close. It all stays where it is."""
         return self._receive(socket.MSG_PEEK)
 
-    def close(self) -> None:
+    def empty(self) -> None:
         """Nothing of it is open any more when this returns, wherever the socket is. Idempotent."""
+        sockets.close(self._receive(0)[1])
+
+    def close(self) -> None:
+        """The same, and the socket is closed. Idempotent."""
         if self._box.fileno() >= 0:
-            sockets.close(self._receive(0)[1])
+            self.empty()
             self._box.close()
 
     def _receive(self, flags: int) -> tuple[bytes, list[int]]:
         """Nothing where nothing is left: the other end is closed."""
-        message, ancillary, _, _ = self._box.recvmsg(_SIZE, sockets.ANCILLARY, flags | sockets.RECEIVE_FLAGS)
+        message, ancillary, _, _ = self._box.recvmsg(MESSAGE_MAX, sockets.ANCILLARY, flags | sockets.RECEIVE_FLAGS)
         return message, sockets.descriptors(ancillary)

@@ -33,6 +33,9 @@ MOUNT = ("mount", "-t", "proc", "none", "/mnt")
 NAME = ("hostname", "web-7")
 NEW = ("open", "proc", "create", "mount", "0", "wait", "move", "/mnt", "close", "umount", "/mnt")
 """Of support/newmount.c: there is no other descriptor of the mount's when it is unmounted."""
+OVERLAY = ("open", "overlay", "wait", "set", "lowerdir=/bin:/data", "wait", "set", "metacopy=on", "wait", "create", "wait",
+           "mount", "0", "wait", *NEW[6:])  # fmt: skip
+"""With a supervisor between every two of its steps."""
 FREESTANDING = ("-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie")
 
 
@@ -162,16 +165,25 @@ def detached(box: whole.Box) -> Iterator[subprocess.Popen[str]]:
         yield inside
 
 
-ATTACHED = "move ok\nclose ok\numount ok\n"
-
-
-def test_a_detached_mount_outlives_supervisors(box: whole.Box) -> None:
-    with detached(box) as inside:
-        for _ in range(2):
+def test_contexts_and_detached_mounts_outlive_supervisors(box: whole.Box) -> None:
+    command = ("exec", "--user", "0:0", box.id, box.probe("newmount", *FREESTANDING), *OVERLAY)
+    with subprocess.Popen(
+        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", *command),
+        env=box.host.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
+    ) as inside:  # fmt: skip
+        assert inside.stdin is not None
+        assert inside.stdout is not None
+        for step in ("open", "lowerdir=/bin:/data", "metacopy=on", "create", "mount"):
+            assert inside.stdout.readline() == f"{step} ok\n"
             kill(box.host.supervisor_pid())
             wait_for(lambda: serves(box.host), "the next one", within=20)
-        assert inside.communicate("x", timeout=60)[0] == ATTACHED
+            inside.stdin.write("x")
+            inside.stdin.flush()
+        assert inside.communicate(timeout=60)[0] == ATTACHED
     assert mounted(box) == 0
+
+
+ATTACHED = "move ok\nclose ok\numount ok\n"
 
 
 def test_a_mount_that_is_attached_when_the_supervisor_is_dead_is_not_busy(box: whole.Box) -> None:

@@ -41,8 +41,9 @@ INNER_TAR = "/usr/share/interceptor/busybox.tar"
 LOOPS = {
     "docker run": "docker run --rm --network none busybox sh -c 'read x < /proc/uptime' >/dev/null",
     "systemctl restart": "systemctl reset-failed systemd-journald.service; systemctl restart systemd-journald.service",
-    # By mount(2): what lies between the calls of the new mount API dies with a supervisor (docs/design.md, 6).
-    "mount": "LIBMOUNT_FORCE_MOUNT2=always mount -t proc none /mnt && umount /mnt",
+    # By the new mount API, where the image's util-linux has it, and by mount(2).
+    "mount": "mount -t proc none /mnt && umount /mnt",
+    "mount(2)": "LIBMOUNT_FORCE_MOUNT2=always mount -t proc none /media && umount /media",
     "read /proc": "cat /proc/meminfo /proc/uptime /proc/stat /proc/loadavg >/dev/null",
 }
 FLEET = """\

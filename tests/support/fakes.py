@@ -290,6 +290,12 @@ class FakeContexts:
     """By the tracee's descriptor."""
     mounts: dict[int, Context] = field(default_factory=dict)
 
+    noted: int = 0
+
+    def note(self, context: Context) -> None:
+        assert context in (*self.opened.values(), *self.mounts.values())
+        self.noted += 1
+
     def find(self, fd: int) -> Context | None:
         return self.opened.get(fd)
 

@@ -64,6 +64,7 @@ class World:
     slow_calls: int = 0
     unless: list[int] = field(default_factory=list)
     redo: Redo = Redo.NEVER
+    earlier: Any = None
     notifier_fd = 33
 
     def pin(
@@ -78,8 +79,9 @@ class World:
     def slow(self) -> None:
         self.slow_calls += 1
 
-    def _agent(self, _pool: Any, _tracee: Any, _slow: Any, unless: int) -> FakeAgent:
+    def _agent(self, _pool: Any, _tracee: Any, _slow: Any, unless: int, earlier: Any) -> FakeAgent:
         self.unless.append(unless)
+        self.earlier = earlier
         return self.agent
 
     def rows(self) -> dict[str, Syscall]:
@@ -456,6 +458,10 @@ class Left:
     notification: Notification = MOUNT
     answer: Verdict | None = None
     acting: bool = True
+    settled: bool = False
+
+    def settle(self) -> None:
+        self.settled = True
 
     def reply(self, _patience: float) -> Reply | None:
         return self.said
@@ -493,6 +499,20 @@ def test_what_becomes_of_what_an_earlier_supervisor_left(
 ) -> None:
     tracee = FakeTracee(there={77: False, 78: True})
     assert recovered(monkeypatch, left, redo, tracee=tracee).verdict == verdict
+
+
+def test_a_call_goes_on_from_what_the_agent_has_replied(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+
+    def handler(call: Call, _args: Any) -> Verdict:
+        told.append(call.resumed)
+        return acting(call, None)
+
+    world, left = World(handler=handler, redo=Redo.RESUMED), Left(Reply(errno.EBUSY, done=True, value=0))
+    outcome = world.dispatcher(monkeypatch).recover(world, left, None)  # type: ignore[arg-type]
+    assert (outcome.verdict, world.earlier, told, left.settled) == (AGAIN, left.said, [True], True)
+    assert world.dispatcher(monkeypatch).answer(world, MOUNT, None).verdict == AGAIN  # type: ignore[arg-type]
+    assert (world.earlier, told) == (None, [True, False])
 
 
 def test_who_has_gone_meanwhile_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
