@@ -406,7 +406,7 @@ class _Watch:
 _NOBODY_KNOWS = "an agent was killed in it, and nobody knows what was done"
 _HARMLESS = frozenset((
     agentlink.PING, agentlink.MOUNT_ID, agentlink.FSOPEN, agentlink.OPEN_ROOT, agentlink.GET_XATTR, agentlink.LIST_XATTR,
-    agentlink.MAY_CHOWN, agentlink.SETHOSTNAME, agentlink.SETDOMAINNAME,
+    agentlink.MAY_CHOWN, agentlink.READ, agentlink.LOOP_STATUS, agentlink.SETHOSTNAME, agentlink.SETDOMAINNAME,
 ))  # fmt: skip
 """What has the same result when it is done twice."""
 _NOTED = frozenset((

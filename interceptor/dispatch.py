@@ -25,7 +25,7 @@ from interceptor.contexts import ContextsOf
 from interceptor.device_programs import Programs, ProgramsOf
 from interceptor.errors import InterceptorError, NothingToLend, NotificationGone
 from interceptor.modules import HostModules
-from interceptor.native import agentlink
+from interceptor.native import agentlink, journal
 from interceptor.native.looks import Looks
 from interceptor.native.numbers import block
 from interceptor.policy import Caller, Decision, Do, Policy
@@ -761,6 +761,7 @@ class LaunchedPrograms:
         if dispatcher.launch is None:
             raise InterceptorError("no plugin knows how to run a program in a container")
         self._host.slow()
+        journal.alone()
         return dispatcher.launch(dispatcher.container.id, argv, dispatcher.patience)
 
 
@@ -820,7 +821,11 @@ class Reached:
     @property
     def device_programs(self) -> ProgramsOf:
         dispatcher = self._dispatcher
-        return ProgramsOf(dispatcher.device_programs, dispatcher.container, self.tracee, lambda: self.agent)
+        return ProgramsOf(dispatcher.device_programs, dispatcher.container, self.tracee, self._alone)
+
+    def _alone(self) -> None:
+        _entered = self.agent
+        journal.alone()
 
     def _slow_and_acting(self) -> None:
         _entered = self.agent  # what others do for us changes the world as an agent does

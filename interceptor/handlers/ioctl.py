@@ -23,7 +23,7 @@ from interceptor import loops
 from interceptor.args import Fd, Integer, Pointer
 from interceptor.loops import LoopConfig, LoopFlag, LoopInfo
 from interceptor.ports import Call, Cap, Namespace
-from interceptor.registry import Masked, Needs, Support, handles
+from interceptor.registry import Masked, Needs, Redo, Support, handles
 from interceptor.verdict import Continue, Fail, Return, Verdict
 
 
@@ -56,6 +56,7 @@ class IoctlArgs:
     optional=True,
     note="LOOP_* of the devices that `limits: loop-devices:` gives: a file is attached by a bind mount over /dev/loopN; "
     "no offsets, no partitions.",
+    redo=Redo.DETECTABLE,
 )
 def ioctl(call: Call, args: IoctlArgs) -> Verdict:
     device = loops.number(call.tracee.name_of(args.fd)) if call.policy.limits.loop_devices else None

@@ -45,6 +45,14 @@ void ic_journal_enter(struct ic_record *record)
 	ic_current = record;
 }
 
+void ic_journal_alone(void)
+{
+	static const struct agent_request nobody = {.cookie = 1}; /* which no agent has, nor any reply */
+
+	if (ic_current)
+		ic_journal_act(ic_current, 0, &nobody);
+}
+
 void ic_journal_strike(struct ic_record *record, int release)
 {
 	record->stage = IC_RECEIVED;

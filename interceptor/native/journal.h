@@ -62,6 +62,8 @@ void ic_journal_read(const struct ic_record *record, struct ic_notification *out
 void ic_journal_enter(struct ic_record *record);
 /* Nothing is held any more; the record is free when `release`. */
 void ic_journal_strike(struct ic_record *record, int release);
+/* The calling thread is about to change something itself, without an agent: who comes after it does not know whether it did. */
+void ic_journal_alone(void);
 size_t ic_journal_size(void);
 
 /* ---- for C ---- */

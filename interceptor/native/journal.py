@@ -25,6 +25,11 @@ JOURNAL = "journal"
 VERSION: int = lib.IC_JOURNAL_VERSION
 
 
+def alone() -> None:
+    """The calling thread is about to change something without an agent: if it dies in that, nobody knows whether it did."""
+    lib.ic_journal_alone()
+
+
 class Slot:
     """One record; `c` is its pointer. `close` gives it back, struck off."""
 

@@ -54,6 +54,7 @@ OVERLAY = f"lowerdir={PLACE}/l,upperdir={PLACE}/u,workdir={PLACE}/w,metacopy=on"
 _TREE: tuple[Step, ...] = tuple(("mkdir", f"{PLACE}/{name}", 0o755) for name in "luw")
 _PROC: tuple[Step, ...] = (("mount", "none", PLACE, "proc", 0, 0),)
 SET, CREATE = 1, 6
+LOOP_SET_FD, LOOP_CLR_FD = 0x4C00, 0x4C01
 
 
 def _made(fstype: str, *options: str, after: int = 0) -> tuple[Step, ...]:
@@ -103,6 +104,11 @@ ENTRIES: dict[str, tuple[Step, ...]] = {
     "fsconfig": _made("proc")[:2],
     "fsmount": _made("proc"),
     "move_mount": (*_made("proc"), _moved(2)),
+    "ioctl": (
+        ("open", "/dev/loop0", os.O_RDWR), ("ioctl", "{0}", LOOP_CLR_FD, 0),
+        ("open", "/dev/loop0", os.O_RDWR), ("open", f"{PLACE}/f", os.O_CREAT | os.O_RDWR, 0o600),
+        ("ioctl", "{2}", LOOP_SET_FD, "{3}"),
+    ),
     # Without CPU time, resource 0, the caller would end.
     "setrlimit": (("setrlimit", resource.RLIMIT_CORE, ZEROS),),
     "prlimit64": (("prlimit64", 0, resource.RLIMIT_CORE, ZEROS, 0),),
@@ -218,8 +224,8 @@ def host(held: Path) -> Iterator[whole.Host]:
     library = probe("hold", "-shared", "-fPIC", "-ldl")
     rules = "".join(f"  {name}: [{{do: emulate}}]\n" for name in sorted(registry.load()))
     policy = (
-        "extends: [default, xattr, chown]\nselectable: true\nleaves: everywhere\nlimits: {agents: 64, devices: [null]}\n"
-        f"calls:\n{rules}"
+        "extends: [default, xattr, chown]\nselectable: true\nleaves: everywhere\n"
+        f"limits: {{agents: 64, devices: [null], loop-devices: 4}}\ncalls:\n{rules}"
     )
     with whole.host("crun", {"stages": policy}, kept=True, under=["env", f"LD_PRELOAD={library}", f"HOLD={held}"]) as host:
         yield host

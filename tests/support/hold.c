@@ -87,7 +87,7 @@ int ioctl(int fd, unsigned long command, ...)
 /* The others are no part of a call, or the look that comes before its act. */
 static int is_act(unsigned op)
 {
-	return op != AGENT_PING && op != AGENT_HOME && op != AGENT_MOUNT_ID;
+	return op != AGENT_PING && op != AGENT_HOME && op != AGENT_MOUNT_ID && op != AGENT_LOOP_STATUS;
 }
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)

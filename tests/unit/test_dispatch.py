@@ -515,6 +515,26 @@ def test_a_call_goes_on_from_what_the_agent_has_replied(monkeypatch: pytest.Monk
     assert (world.earlier, told) == (None, [True, False])
 
 
+def test_what_is_done_without_an_agent_is_told_to_the_journal_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that mounts is not run a second time by the next supervisor."""
+    order: list[str] = []
+    monkeypatch.setattr(dispatch.journal, "alone", lambda: order.append("told"))
+
+    def launch(_container: str, _argv: Sequence[bytes], _seconds: float) -> tuple[int, str]:
+        order.append("run")
+        return 0, ""
+
+    def handler(call: Call, _args: Any) -> Verdict:
+        call.programs.run([b"squashfuse"])
+        return Return()
+
+    world = World(handler=handler)
+    dispatcher = world.dispatcher(monkeypatch)
+    dispatcher.launch = launch
+    assert dispatcher.answer(world, MOUNT, None).verdict == Return()  # type: ignore[arg-type]
+    assert order == ["told", "run"]
+
+
 def test_who_has_gone_meanwhile_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recovered(monkeypatch, Left(unmounting=77), Redo.DETECTABLE, gone=True).verdict == UNKNOWN
 

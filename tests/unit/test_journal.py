@@ -11,7 +11,7 @@ import pytest
 from interceptor.native._native import ffi, lib
 
 from interceptor.errors import ConfigError
-from interceptor.native.journal import Journal
+from interceptor.native.journal import Journal, alone
 from interceptor.verdict import Fail
 
 
@@ -142,6 +142,18 @@ def test_what_an_agent_was_to_unmount_is_known_when_it_is_gone(keeper: Memory) -
     assert (call.reply(1.0), call.unmounting) == (None, 1 << 32)
     c.flags = lib.AGENT_MOUNT
     assert call.unmounting == 0
+
+
+def test_nobody_knows_what_was_done_without_an_agent(keeper: Memory) -> None:
+    slot = received(Journal(keeper), 7, 1001)
+    slot.enter()  # type: ignore[attr-defined]
+    try:
+        alone()
+    finally:
+        lib.ic_journal_enter(ffi.NULL)
+    alone()
+    (call,) = Journal(keeper).unfinished()[7]
+    assert (call.acting, call.reply(1.0), call.unmounting) == (True, None, 0)
 
 
 def test_nobody_knows_what_an_agent_did_that_is_gone(keeper: Memory) -> None:
