@@ -557,6 +557,8 @@ class Dispatcher:
         verdict, why, reply = self._known(unfinished, self.subject(host, notification, buffer))
         if verdict is None:
             outcome = self.answer(host, notification, buffer, Resumed(reply))
+            for left in reply.given if reply else ():  # it was held before: the outcome lives until it is traced
+                left.close()
             unfinished.settle()
         else:
             outcome = Outcome(notification, verdict, call=self.name_of(notification.arch, notification.nr))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from interceptor.args import Arch
 from interceptor.contexts import Contexts
 from interceptor.dispatch import Dispatcher, Outcome, record_of
 from interceptor.errors import AgentError, InterceptorError, NothingToLend, NotificationGone
+from interceptor.native.fd import Fd
 from interceptor.native.journal import Reply
 from interceptor.notification import Notification
 from interceptor.policy import Decision, Do, FlagSet, Numbers, Rule, Text, Truth
@@ -508,9 +510,11 @@ def test_a_call_goes_on_from_what_the_agent_has_replied(monkeypatch: pytest.Monk
         told.append(call.resumed)
         return acting(call, None)
 
-    world, left = World(handler=handler, redo=Redo.RESUMED), Left(Reply(errno.EBUSY, done=True, value=0))
+    given = Fd(os.dup(0))
+    world, left = World(handler=handler, redo=Redo.RESUMED), Left(Reply(0, done=True, value=0, given=(given,)))
     outcome = world.dispatcher(monkeypatch).recover(world, left, None)  # type: ignore[arg-type]
     assert (outcome.verdict, world.earlier, told, left.settled) == (AGAIN, left.said, [True], True)
+    assert given.closed, "or the mount is busy until the call is traced"
     assert world.dispatcher(monkeypatch).answer(world, MOUNT, None).verdict == AGAIN  # type: ignore[arg-type]
     assert (world.earlier, told) == (None, [True, False])
 
