@@ -151,6 +151,7 @@ class Contexts:
         """An earlier supervisor died in move_mount(2): what its agent has attached must not be busy."""
         with self._lock:
             self._stay([kept for kept in self._kept if not _attached(kept)])
+        native.settle()
 
     def _pack(self, kept: Kept) -> None:
         """With the lock: into a new parcel, in the place of the one before."""
