@@ -39,8 +39,6 @@ struct node {
 	uint64_t asked;              /* when somebody last asked */
 	uint64_t drained;            /* until when readers drain; 0: they do not */
 	int growing;                 /* it has been longer than at first: leave room */
-	struct ic_text *told;        /* of one that is read whole: whose size the kernel knows; pages are of that one */
-	uint64_t told_changed, told_until; /* its last change; until when it is not replaced if somebody may be in the middle */
 	char name[];
 };
 
@@ -172,16 +170,9 @@ static void show(struct mount *mount, struct node *node, struct ic_text *text)
 		ic_text_retire(&mount->handles, text);
 		return;
 	}
-	if (node->text != node->told)
-		ic_text_retire(&mount->handles, node->text);
+	ic_text_retire(&mount->handles, node->text);
 	node->text = text;
 	touch(node);
-}
-
-static void drain(struct ic_fuse_server *server, struct node *node, uint64_t until)
-{
-	node->drained = until;
-	server->drains++;
 }
 
 /* A new snapshot. When it is longer and somebody might see its end as the rest of the old one, the old one stays, and they
@@ -197,7 +188,8 @@ static int renew(struct ic_fuse_server *server, struct mount *mount, uint32_t id
 		return size > -ERRNO_END ? (int)-size : EIO;
 	length = shown(node, (uint32_t)size, quiet);
 	if (node->text && length > node->text->size && !quiet && !drained) {
-		drain(server, node, time + DRAIN_NS);
+		node->drained = time + DRAIN_NS;
+		server->drains++;
 		return 0;
 	}
 	text = ic_text(&mount->handles, server->scratch, (uint32_t)size, length);
@@ -216,7 +208,7 @@ static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t 
 	int quiet = is_written(mount, node) || time - node->asked > QUIET_NS, error;
 
 	node->asked = time;
-	if (node->drained && !mount->direct)
+	if (node->drained)
 		return 0;
 	if (node->text && !is_written(mount, node) && time - node->taken < server->valid)
 		return 0;
@@ -224,50 +216,11 @@ static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t 
 	return node->text ? 0 : error;
 }
 
-/* ---- what is read by pages -------------------------------------------------------------------------------------------- */
-
-/* From now on attributes tell of the newest text, and who begins is given its pages. */
-static void tell(const struct ic_fuse_server *server, struct mount *mount, uint32_t id)
-{
-	struct node *node = mount->nodes[id];
-
-	if (node->told != node->text) {
-		ic_text_retire(&mount->handles, node->told);
-		node->told = node->text;
-		node->told_changed = node->changed;
-		ic_handles_part(&mount->handles, id);
-	}
-	node->told_until = node->taken + server->valid + DRAIN_NS;
-}
-
-/* Whether what was told is what pages are to be of. */
-static int is_told(const struct node *node)
-{
-	return node->told && now(CLOCK_MONOTONIC) < node->told_until;
-}
-
-/* Whether who asks for attributes must wait, for those who may be in the middle of what was told. */
-static int must_wait(struct ic_fuse_server *server, struct mount *mount, uint32_t id)
-{
-	struct node *node = mount->nodes[id];
-
-	if (node->drained || !is_whole(mount, node))
-		return !!node->drained;
-	if (is_told(node) && node->told != node->text && ic_handles_share(&mount->handles, id)) {
-		drain(server, node, node->told_until);
-		return 1;
-	}
-	tell(server, mount, id);
-	return 0;
-}
-
 /* ---- attributes ------------------------------------------------------------------------------------------------------- */
 
 static void attributes(const struct mount *mount, uint32_t id, struct fuse_attr *attr)
 {
 	const struct node *node = find(mount, id);
-	const struct ic_text *text = node && node->told ? node->told : node ? node->text : 0;
-	uint64_t changed = node && node->told ? node->told_changed : node ? node->changed : 0;
 
 	memset(attr, 0, sizeof *attr);
 	attr->ino = id;
@@ -278,9 +231,9 @@ static void attributes(const struct mount *mount, uint32_t id, struct fuse_attr 
 	attr->mode = node ? S_IFREG | (node->mode & 0777) : S_IFDIR | 0555;
 	if (!node)
 		return;
-	attr->size = text ? text->size : 0;
-	attr->mtime = attr->ctime = attr->atime = changed / SECOND;
-	attr->mtimensec = attr->ctimensec = attr->atimensec = (uint32_t)(changed % SECOND);
+	attr->size = node->text ? node->text->size : 0;
+	attr->mtime = attr->ctime = attr->atime = node->changed / SECOND;
+	attr->mtimensec = attr->ctimensec = attr->atimensec = (uint32_t)(node->changed % SECOND);
 }
 
 /* For how long what `attributes` says may be believed. */
@@ -322,8 +275,6 @@ static void end_drain(struct ic_fuse_server *server, struct mount *mount, uint32
 	mount->nodes[id]->drained = 0;
 	server->drains--;
 	renew(server, mount, id, time, 0, 1);
-	if (is_whole(mount, mount->nodes[id]))
-		tell(server, mount, id);
 	for (i = 0; i < mount->waiting_count; i++)
 		if (mount->waiting[i].node == id)
 			send_attributes(server, mount, id, mount->waiting[i].unique);
@@ -345,7 +296,7 @@ static void getattr(struct ic_fuse_server *server, struct mount *mount, const st
 	error = node ? refresh(server, mount, (uint32_t)in->nodeid) : 0;
 	if (error)
 		refuse(mount, in, error);
-	else if (!node || !must_wait(server, mount, (uint32_t)in->nodeid) || reading || !wait_for_drain(mount, in))
+	else if (!node || !node->drained || reading || !wait_for_drain(mount, in))
 		send_attributes(server, mount, (uint32_t)in->nodeid, in->unique);
 }
 
@@ -402,27 +353,13 @@ static void read_directly(struct mount *mount, const struct fuse_in_header *in, 
 	ic_handle_hold(&mount->handles, &handle->text, end < text->size ? text : 0);
 }
 
-/* `handle` is not, or no longer, in the middle of a text by pages. Who waits for the last of them to be waits no longer. */
-static void part(struct ic_fuse_server *server, struct mount *mount, struct ic_handle *handle)
-{
-	uint32_t id = handle->node;
-
-	handle->shares = 0;
-	if (mount->nodes[id]->drained && !ic_handles_share(&mount->handles, id))
-		end_drain(server, mount, id, now(CLOCK_MONOTONIC));
-}
-
 /* By sendfile(2) and its like, through pages. */
 static void read_by_pages(struct mount *mount, const struct fuse_in_header *in, const struct fuse_read_in *read,
-			  struct ic_handle *handle, const struct node *node)
+			  struct ic_handle *handle, struct ic_text *newest)
 {
-	struct ic_text *text = is_told(node) ? node->told : node->text;
-
 	if (handle && (!read->offset || !handle->pages))
-		ic_handle_hold(&mount->handles, &handle->pages, text);
-	if (handle)
-		handle->shares = handle->pages == node->told;
-	send_text(mount, in, read, handle ? handle->pages : text);
+		ic_handle_hold(&mount->handles, &handle->pages, newest);
+	send_text(mount, in, read, handle ? handle->pages : newest);
 }
 
 /* In a cached mount, what is asked for belongs to a snapshot that the attributes have announced already. */
@@ -430,26 +367,24 @@ static void read_file(struct ic_fuse_server *server, struct mount *mount, const 
 		      const struct fuse_read_in *read)
 {
 	struct node *node = find(mount, in->nodeid);
-	int error = 0, directly = !!(read->read_flags & FUSE_READ_LOCKOWNER); /* fuse_readahead() knows no owner */
 	struct ic_handle *handle;
+	int error = 0;
 
 	if (!node) {
 		refuse(mount, in, in->nodeid == FUSE_ROOT_ID ? EISDIR : ENOENT);
 		return;
 	}
 	handle = is_whole(mount, node) ? ic_handle(&mount->handles, read->fh) : 0;
-	if (handle && directly)
-		part(server, mount, handle);
-	if (!node->text || (is_whole(mount, node) && (directly ? !goes_on(handle, read) : !is_told(node))))
+	if (!node->text || (is_whole(mount, node) && !goes_on(handle, read)))
 		error = refresh(server, mount, (uint32_t)in->nodeid);
 	if (error)
 		refuse(mount, in, error);
 	else if (!is_whole(mount, node))
 		send_text(mount, in, read, node->text);
-	else if (directly)
+	else if (read->read_flags & FUSE_READ_LOCKOWNER) /* fuse_direct_io() knows an owner, fuse_readahead() none */
 		read_directly(mount, in, read, handle, node->text);
 	else
-		read_by_pages(mount, in, read, handle, node);
+		read_by_pages(mount, in, read, handle, node->text);
 }
 
 /* ---- what poll(2) waits for ------------------------------------------------------------------------------------------- */
@@ -571,7 +506,7 @@ static void open_file(struct mount *mount, const struct fuse_in_header *in)
 	}
 	if (is_whole(mount, node)) {
 		out.open_flags |= FOPEN_DIRECT_IO;
-		out.fh = ic_handle_open(&mount->handles, (uint32_t)in->nodeid);
+		out.fh = ic_handle_open(&mount->handles);
 	}
 	answer(mount, in->unique, 0, &out, sizeof out);
 }
@@ -586,10 +521,8 @@ static void release(struct ic_fuse_server *server, struct mount *mount, const st
 		server->ask.watched(mount->name, watch->node, watch->fh, watch->kh, -1);
 		ic_watch_remove(&mount->watches, server->epoll, watch);
 	}
-	if (handle) {
-		part(server, mount, handle);
+	if (handle)
 		ic_handle_close(&mount->handles, handle);
-	}
 	refuse(mount, in, 0);
 }
 
@@ -843,8 +776,6 @@ static void empty(struct ic_fuse_server *server, struct mount *mount)
 			continue;
 		if (node->drained)
 			server->drains--;
-		if (node->told != node->text)
-			ic_text_retire(&mount->handles, node->told);
 		ic_text_retire(&mount->handles, node->text);
 		free(node);
 	}

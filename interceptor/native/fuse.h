@@ -18,13 +18,9 @@
  *
  * Files that are read whole have none of these. Who opens one goes on, whenever it comes, with the snapshot that it is in the
  * middle of; who reads anywhere but where its last read(2) ended begins with the newest, as with the kernel's own files
- * (fs/seq_file.c, seq_read_iter() and traverse()). That takes three requests, in place of none.
- * sendfile(2) and splice(2) read such a file by pages still (filemap_splice_read()), which all who have it open share, up to the
- * size that attributes told. So pages are of the snapshot that attributes have told of last, and who opens the file when that is
- * no longer good waits until those who may be in the middle of it have closed it, have read by read(2), or have had DRAIN_NS
- * since it ceased to be good. The limits of it: pages that are there are given out without asking, so that who is in the middle
- * for longer, while another opens the file, goes on with some of the other's, and the other with some of its; and who keeps a file
- * open and has it sent again gets the same pages until somebody opens the file or asks for its attributes (in a cached mount as well).
+ * (fs/seq_file.c, seq_read_iter() and traverse()). That takes three requests, in place of none. sendfile(2) and splice(2) read
+ * such a file by pages still (filemap_splice_read()), which all who use them share: what several of them send at the same time
+ * may be mixed.
  *
  * Of an IC_FUSE_WATCHED file, each open file may wait for something, as with the kernel's /proc/pressure: what it wrote decides for
  * what. poll(2) of all files of a direct mount comes here.

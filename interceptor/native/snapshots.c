@@ -81,7 +81,7 @@ static int enlarge(struct ic_handles *handles)
 	return 1;
 }
 
-uint64_t ic_handle_open(struct ic_handles *handles, uint32_t node)
+uint64_t ic_handle_open(struct ic_handles *handles)
 {
 	uint32_t index;
 
@@ -89,8 +89,7 @@ uint64_t ic_handle_open(struct ic_handles *handles, uint32_t node)
 		return 0;
 	index = handles->free;
 	handles->free = (uint32_t)handles->all[index].next;
-	handles->all[index] = (struct ic_handle){
-		.fh = ++handles->numbers << INDEX_BITS | index, .node = node, .shares = 1};
+	handles->all[index] = (struct ic_handle){.fh = ++handles->numbers << INDEX_BITS | index};
 	return handles->all[index].fh;
 }
 
@@ -115,25 +114,6 @@ void ic_handle_close(struct ic_handles *handles, struct ic_handle *handle)
 	ic_handle_hold(handles, &handle->pages, 0);
 	*handle = (struct ic_handle){.next = handles->free};
 	handles->free = (uint32_t)(handle - handles->all);
-}
-
-int ic_handles_share(const struct ic_handles *handles, uint32_t node)
-{
-	uint32_t i;
-
-	for (i = 0; i < handles->count; i++)
-		if (handles->all[i].shares && handles->all[i].node == node)
-			return 1;
-	return 0;
-}
-
-void ic_handles_part(struct ic_handles *handles, uint32_t node)
-{
-	uint32_t i;
-
-	for (i = 0; i < handles->count; i++)
-		if (handles->all[i].node == node)
-			handles->all[i].shares = 0;
 }
 
 void ic_handles_free(struct ic_handles *handles)

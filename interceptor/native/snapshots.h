@@ -21,8 +21,6 @@ struct ic_handle {
 	struct ic_text *text;        /* what read(2) is in the middle of; NULL: of nothing */
 	struct ic_text *pages;       /* what sendfile(2) and its like get */
 	uint64_t next;               /* where the last read(2) ended; of a free one: the index of the next free one */
-	uint32_t node;               /* the file's */
-	int shares;                  /* it may be in the middle of the newest text by pages, which it shares with others */
 };
 
 /* Those of one mount; all zero, but for `numbers`, before the first. */
@@ -37,17 +35,13 @@ struct ic_text *ic_text(struct ic_handles *handles, const char *from, uint32_t s
 /* It was the caller's, who has a newer one; NULL has no effect. */
 void ic_text_retire(struct ic_handles *handles, struct ic_text *text);
 
-/* A number of a new open file of `node`, which shares; 0 when there are too many. */
-uint64_t ic_handle_open(struct ic_handles *handles, uint32_t node);
+/* A number of a new open file; 0 when there are too many. */
+uint64_t ic_handle_open(struct ic_handles *handles);
 /* NULL: it is unknown. Good until the next one is opened. */
 struct ic_handle *ic_handle(const struct ic_handles *handles, uint64_t fh);
 /* `place`, one of a handle's, holds `text` from now on; NULL: nothing. */
 void ic_handle_hold(struct ic_handles *handles, struct ic_text **place, struct ic_text *text);
 void ic_handle_close(struct ic_handles *handles, struct ic_handle *handle);
-/* Whether an open file of `node` shares. */
-int ic_handles_share(const struct ic_handles *handles, uint32_t node);
-/* None of `node` does any more. */
-void ic_handles_part(struct ic_handles *handles, uint32_t node);
 void ic_handles_free(struct ic_handles *handles);
 
 #endif

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -31,28 +29,20 @@ KEPT = 32
 HANDLES = 4096
 """snapshots.c, HANDLES_MAX."""
 LINES = 1000
-LONG = 20_000
-"""Lines of what is not read ahead at once."""
-DRAIN_NS = 20_000_000
-"""fuse.c."""
-TICK_NS = 4_000_000
-"""By so much the kernel may round up for how long attributes are valid."""
 
 
 class Counting:
     """Each snapshot is lines of one number, greater than that of the one before."""
 
-    def __init__(self, lines: int = LINES) -> None:
-        self.made = self.made_at = 0
+    def __init__(self) -> None:
+        self.made = 0
         self.unreadable = 0
-        self._lines = lines
 
     def content(self, _node: int) -> bytes:
         if self.unreadable:
             raise OSError(self.unreadable, os.strerror(self.unreadable))
         self.made += 1
-        self.made_at = time.monotonic_ns()
-        return b"%07d\n" % self.made * self._lines
+        return b"%07d\n" % self.made * LINES
 
     def written(self, node: int, data: bytes, *, tid: int, uid: int) -> None:
         raise AssertionError((node, data, tid, uid))
@@ -136,57 +126,6 @@ def test_a_single_read_and_sendfile_are_whole(path: Path) -> None:
     sent = subprocess.run(["busybox", "cat", path], stdout=subprocess.PIPE, check=True).stdout
     assert sent == sent[:8] * LINES
     assert sent[:8] > text[:8]
-
-
-def _send(fd: int, offset: int, count: int) -> bytes:
-    """By sendfile(2), until there is no more."""
-    to = os.memfd_create("sent", os.MFD_CLOEXEC)
-    try:
-        while count and (sent := os.sendfile(to, fd, offset, count)):
-            offset, count = offset + sent, count - sent
-        return os.pread(to, os.fstat(to).st_size, 0)
-    finally:
-        os.close(to)
-
-
-def _meet(path: Path, source: Counting, pool: ThreadPoolExecutor) -> list[tuple[bytes, bool]]:
-    """What two get of a file by sendfile(2), the second of whom opens it while the first is in the middle of a text that is no
-    longer good; and whether they were in time.
-    """
-    with _open(path) as (fd,):
-        made_at = source.made_at
-        first = _send(fd, 0, 4096)
-        while time.monotonic_ns() < made_at + fuse.VALID_NS + TICK_NS:
-            pass
-        opening = pool.submit(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
-        wait([opening], timeout=0.002)
-        first += _send(fd, 4096, 8 * LONG)
-    in_time = _in_time(made_at)
-    fd = opening.result()
-    try:
-        made_at = source.made_at
-        second = _send(fd, 0, 8 * LONG)
-        return [(first, in_time), (second, in_time and _in_time(made_at))]
-    finally:
-        os.close(fd)
-
-
-def _in_time(made_at: int) -> bool:
-    return time.monotonic_ns() - made_at < fuse.VALID_NS + DRAIN_NS - TICK_NS
-
-
-def test_who_opens_a_file_waits_for_those_in_the_middle_of_its_pages(at: Path) -> None:
-    """sendfile(2) takes pages, which all open files share."""
-    source, server = Counting(LONG), fuse.Server()
-    try:
-        with _mounted(source, at, server), ThreadPoolExecutor(1) as pool:
-            found = [text for _ in range(20) for text in _meet(at / "file", source, pool)]
-    finally:
-        server.close()
-    texts = [text for text, in_time in found if in_time]
-    if not texts:
-        pytest.skip("this machine is too busy for anybody to be in time")
-    assert [text[:8] for text in texts if text != text[:8] * LONG] == []
 
 
 def test_what_is_kept_for_open_files_is_bounded(path: Path) -> None:
