@@ -23,7 +23,6 @@ ssize_t model_read(int fd, void *to, size_t size);
 int model_stat(int fd, const char *name, struct stat *found);
 int model_statx(int fd, unsigned mask, struct statx *found);
 long model_openat2(int directory, const char *path);
-long model_listmount(const void *request);
 long model_capget(void *data);
 ssize_t model_send(int fd, const struct msghdr *message);
 ssize_t model_receive(int fd, struct msghdr *message);
@@ -41,8 +40,6 @@ static inline long model_call(long number, long a, const void *b)
 		return model_capget((void *)b);
 	case SYS_openat2:
 		return model_openat2((int)a, b);
-	case 458: /* SYS_listmount, which older headers lack */
-		return model_listmount((const void *)a);
 	default:
 		return -1;
 	}
