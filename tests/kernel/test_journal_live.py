@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ NEW = ("open", "proc", "create", "mount", "0", "wait", "move", "/mnt", "close", 
 OVERLAY = ("open", "overlay", "wait", "set", "lowerdir=/bin:/data", "wait", "set", "metacopy=on", "wait", "create", "wait",
            "mount", "0", "wait", *NEW[6:])  # fmt: skip
 """With a supervisor between every two of its steps."""
+SETTLED_S = 0.6
+"""keeper_supervisor.c, SETTLED_MS."""
 FREESTANDING = ("-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie")
 
 
@@ -91,6 +94,8 @@ def begin(box: whole.Box, command: tuple[str, ...]) -> subprocess.Popen[str]:
 
 
 def kill(*pids: int) -> None:
+    """Not so soon that the keeper takes a supervisor for one that failed at start: the tenth is waited for a minute."""
+    time.sleep(SETTLED_S)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     for pid in pids:
