@@ -13,6 +13,7 @@ import itertools
 import os
 import select
 import signal
+import socket
 import struct
 import threading
 import time
@@ -25,7 +26,7 @@ from interceptor.native._native import ffi as _ffi
 from interceptor.native._native import lib as _lib
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from interceptor.ports import Keeper
 
@@ -337,20 +338,50 @@ class Link:
             self._socket = self.c.socket = -1
 
 
-def overtaken(socket: int, cookie: int, reply: Any, patience: float, *, stay: bool = False) -> bool:
+def overtaken(agent: int, cookie: int, reply: Any, patience: float, *, stay: bool = False) -> bool:
     """Waits `patience` seconds for the reply to the request that an earlier supervisor may have sent, and writes it to `reply`;
     with `stay` it stays in the socket. True: it was not sent. An agent answers one request after the other, and has answered
     one of ours that came later.
     """
     ping, until = next(_cookies), time.monotonic() + patience
     with contextlib.suppress(ConnectionError):  # it has ended, and may have replied before
-        os.write(socket, pack(Request(PING, {}, {}), ping)[0])
+        os.write(agent, pack(Request(PING, {}, {}), ping)[0])
     result = -errno.EPROTO
     while result == -errno.EPROTO and reply.cookie != ping:  # somebody else's, who died in this
-        result = _lib.ic_agent_wait(socket, cookie, reply, max(0, int((until - time.monotonic()) * 1000)), stay)
+        result = _lib.ic_agent_wait(agent, cookie, reply, max(0, int((until - time.monotonic()) * 1000)), stay)
         if stay and result == -errno.EPROTO:
-            _lib.ic_agent_settle(socket)
+            _lib.ic_agent_settle(agent)
     return bool(reply.cookie == ping)
+
+
+def dismiss(agents: Iterable[int], patience: float) -> None:
+    """Has agents of an earlier supervisor end, by their sockets, and waits `patience` seconds for that: they hold what they
+    were asked about last, and replies hold what they bring.
+    """
+    until = time.monotonic() + patience
+    left = set(agents)
+    for fd in left:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as agent:  # it has ended
+            agent.shutdown(socket.SHUT_WR)
+    waiting = select.poll()
+    for fd in left:
+        waiting.register(fd, select.POLLIN)
+    while left:
+        ready = waiting.poll(max(0, (until - time.monotonic()) * 1000))
+        if not ready:
+            return
+        for fd, _ in ready:
+            if _drained(fd):
+                waiting.unregister(fd)
+                left.discard(fd)
+
+
+def _drained(fd: int) -> bool:
+    """Whether its end is read. What comes before is thrown away, the descriptors too: read(2) takes none."""
+    try:
+        return not os.read(fd, 1)
+    except OSError:
+        return True
 
 
 class Slot:

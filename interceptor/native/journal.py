@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interceptor.errors import ConfigError
 from interceptor.native._native import ffi, lib
-from interceptor.native.agentlink import AGENT, STAYS, overtaken
+from interceptor.native.agentlink import AGENT, STAYS, dismiss, overtaken
 from interceptor.native.fd import Fd
 from interceptor.native.notifier import read_wire_form
 from interceptor.notification import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from interceptor.ports import Keeper, Kept
     from interceptor.verdict import Verdict
 
 JOURNAL = "journal"
 """The kind and key under which the keeper holds it."""
+PATIENCE = 1.0
+"""Seconds for agents of the earlier supervisor to end; one that is stopped, or waits for a disk, is not waited for longer."""
 VERSION: int = lib.IC_JOURNAL_VERSION
 
 
@@ -138,7 +140,7 @@ class Journal:
             raise ConfigError(f"the journal of the supervisor before this one cannot be read: {os.strerror(ffi.errno)}"
                               + (f"; this one reads version {VERSION}" if ffi.errno == errno.EPROTO else ""))  # fmt: skip
         self._lock = threading.Lock()
-        self._agents = keeper.inherited(AGENT)
+        self._agents = dict(keeper.inherited(AGENT))
         self._keeper = keeper
         self._left = [number for number in range(self._c.top) if self.record(number).notifier]
         self._free = sorted(set(range(self._c.top)) - set(self._left), reverse=True)
@@ -167,25 +169,30 @@ class Journal:
             finished = self._left == [number]
             self._left = [left for left in self._left if left != number]
         if finished:
-            self._close_agents()
+            self._close_agents(self._agents)
 
     def unfinished(self) -> Mapping[int, list[Unfinished]]:
-        """By the notifier's number, once; each is to be closed."""
+        """By the notifier's number, once; each is to be closed.
+
+        Before any is answered, the agents of the earlier supervisor have ended that none of them needs: a mount that one had
+        looked at, or was giving, would be busy.
+        """
         found: dict[int, list[Unfinished]] = {}
+        calls = [Unfinished(Slot(self, number), self._agents) for number in self._left if self.record(number).id]
+        for call in calls:
+            found.setdefault(call.slot.c.notifier, []).append(call)
+        idle = self._agents.keys() - {str(call.slot.c.agent) for call in calls if call.acting}
+        dismiss((self._agents[key].fd for key in idle), PATIENCE)
+        self._close_agents(idle)
         for number in tuple(self._left):
-            c = self.record(number)
-            if c.id:
-                found.setdefault(c.notifier, []).append(Unfinished(Slot(self, number), self._agents))
-            else:
+            if not self.record(number).id:
                 self.release(number)
-        if not self._left:
-            self._close_agents()
         return found
 
-    def _close_agents(self) -> None:
-        """Everything is finished: agents of the earlier supervisor are needed no more, and end with their sockets."""
-        agents, self._agents = self._agents, {}
-        for key, kept in agents.items():
+    def _close_agents(self, keys: Iterable[str]) -> None:
+        """Needed no more: they end with their sockets."""
+        for key in tuple(keys):
+            kept = self._agents.pop(key)
             self._keeper.drop(AGENT, key)
             os.close(kept.fd)
 

@@ -134,6 +134,37 @@ def test_a_request_that_was_not_sent_has_done_nothing(keeper: Memory) -> None:
     assert not reply.asked
 
 
+def test_agents_that_nobody_needs_end_before_anything_is_answered(keeper: Memory) -> None:
+    """Mounts are in what they hold, and in replies that nobody takes any more."""
+    slot = received(Journal(keeper), 7, 1001)
+    c = slot.c  # type: ignore[attr-defined]
+    c.stage, c.agent, c.cookie = lib.IC_ACTING, 555, 99
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    idle, idles = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    given, other = os.pipe()
+    with ours, its, idle:
+        keeper.keep("agent", "555", ours.fileno())
+        keeper.keep("agent", "556", idle.fileno())
+        socket.send_fds(idles, [b"a reply"], [other])
+        os.close(other)
+
+        def agent() -> None:
+            while idles.recv(1):
+                pass
+            idles.close()
+
+        thread = threading.Thread(target=agent)
+        thread.start()
+        following = Journal(keeper)
+        (call,) = following.unfinished()[7]
+        thread.join(10)
+        assert (thread.is_alive(), os.read(given, 1)) == (False, b"")
+        assert [key for kind, key in keeper.held if kind == "agent"] == ["555"]
+        call.slot.close()
+        assert [key for kind, key in keeper.held if kind == "agent"] == []
+    os.close(given)
+
+
 def test_what_an_agent_was_to_unmount_is_known_when_it_is_gone(keeper: Memory) -> None:
     slot = received(Journal(keeper), 7, 1001)
     c = slot.c  # type: ignore[attr-defined]
@@ -162,18 +193,6 @@ def test_nobody_knows_what_an_agent_did_that_is_gone(keeper: Memory) -> None:
     (call,) = Journal(keeper).unfinished()[7]
     assert call.acting
     assert call.reply(0.01) is None
-
-
-def test_agents_are_let_go_once_everything_is_finished(keeper: Memory) -> None:
-    received(Journal(keeper), 7, 1001)
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with its:
-        keeper.keep("agent", "555", ours.fileno())
-        ours.close()
-        (call,) = Journal(keeper).unfinished()[7]
-        assert ("agent", "555") in keeper.held
-        call.slot.close()
-        assert ("agent", "555") not in keeper.held
 
 
 def test_a_journal_of_another_layout_is_refused(keeper: Memory) -> None:
