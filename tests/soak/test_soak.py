@@ -65,10 +65,18 @@ def inside(box: whole.Box, *command: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def mounting(boxes: list[whole.Box], seconds: int) -> list[subprocess.Popen[str]]:
+    """In every other box by the new mount API."""
+    return [
+        inside(box, box.probe("steady"), str(seconds), "proc", "/mnt", *(["new"] if number % 2 else []))
+        for number, box in enumerate(boxes)
+    ]
+
+
 def test_nothing_fails_while_supervisors_are_killed(host: whole.Host) -> None:
     boxes = [host.box() for _ in range(BOXES)]
     with killing(host, 2.0) as killed:
-        running = [inside(box, box.probe("steady"), str(SECONDS), "proc", "/mnt") for box in boxes]
+        running = mounting(boxes, SECONDS)
         running += [inside(box, "sh", "-euc", READING.format(seconds=SECONDS)) for box in boxes]
         ended = [(process, *process.communicate(timeout=SECONDS + 120)) for process in running]
     failed = [f"{process.returncode}: {out}{error[-1000:]}" for process, out, error in ended if process.returncode]
@@ -85,7 +93,7 @@ def test_nothing_fails_while_agents_are_killed(host: whole.Host) -> None:
     boxes = [host.box() for _ in range(BOXES)]
     seconds = SECONDS // 2
     with killing_agents(host) as killed:
-        running = [inside(box, box.probe("steady"), str(seconds), "proc", "/mnt") for box in boxes]
+        running = mounting(boxes, seconds)
         running += [inside(box, "sh", "-euc", READING.format(seconds=seconds)) for box in boxes]
         ended = [(process, *process.communicate(timeout=seconds + 120)) for process in running]
     failed = [f"{process.returncode}: {out}{error[-1000:]}" for process, out, error in ended if process.returncode]
@@ -99,7 +107,7 @@ def test_nothing_hangs_while_keepers_are_killed(host: whole.Host) -> None:
     boxes = [host.box() for _ in range(BOXES)]
     seconds = SECONDS // 2
     with killing_keepers(host, 2.0) as killed:
-        running = [inside(box, box.probe("steady"), str(seconds), "proc", "/mnt") for box in boxes]
+        running = mounting(boxes, seconds)
         running += [inside(box, "sh", "-euc", READING.format(seconds=seconds)) for box in boxes]
         ended = [(process, *process.communicate(timeout=seconds + 30)) for process in running]
     failed = [f"{process.returncode}: {out}{error[-1000:]}" for process, out, error in ended if process.returncode]

@@ -1,12 +1,14 @@
 /* Mounts and unmounts for a while, each of which must succeed, exactly once, however often the supervisor dies meanwhile.
- * usage: steady SECONDS TYPE TARGET. Prints "rounds N errors N double N missing N p99-us N longest-ms N"; details on stderr. */
+ * usage: steady SECONDS TYPE TARGET [new]: by mount(2), or by fsopen(2) to move_mount(2). Prints "rounds N errors N double N missing N p99-us N longest-ms N"; details on stderr. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define ROUNDS_MAX (1 << 20)
 
@@ -46,16 +48,47 @@ static int mounted_at(const char *target)
 	return found;
 }
 
+/* NULL, or the call that failed. */
+static const char *mount_old(const char *type, const char *target)
+{
+	return mount("steady", target, type, 0, NULL) ? "mount" : NULL;
+}
+
+/* Not by the C library: an older one has no such functions. */
+static const char *mount_new(const char *type, const char *target)
+{
+	const char *failed = NULL;
+	int context = (int)syscall(SYS_fsopen, type, 1 /* FSOPEN_CLOEXEC */), mount = -1;
+
+	if (context < 0)
+		return "fsopen";
+	if (syscall(SYS_fsconfig, context, 1 /* FSCONFIG_SET_STRING */, "source", "steady", 0))
+		failed = "fsconfig of the source";
+	else if (syscall(SYS_fsconfig, context, 6 /* FSCONFIG_CMD_CREATE */, NULL, NULL, 0))
+		failed = "fsconfig to create";
+	else if ((mount = (int)syscall(SYS_fsmount, context, 1 /* FSMOUNT_CLOEXEC */, 0)) < 0)
+		failed = "fsmount";
+	else if (syscall(SYS_move_mount, mount, "", -100 /* AT_FDCWD */, target, 4 /* MOVE_MOUNT_F_EMPTY_PATH */))
+		failed = "move_mount";
+	int saved = errno;
+	close(mount);
+	close(context);
+	errno = saved;
+	return failed;
+}
+
 int main(int argc, char **argv)
 {
+	const char *(*make)(const char *, const char *) = argc == 5 && !strcmp(argv[4], "new") ? mount_new : mount_old;
+	const char *failed;
 	long rounds = 0, errors = 0, twice = 0, missing = 0;
-	double longest = 0, end = now() + (argc == 4 ? atof(argv[1]) : 0);
-	if (argc != 4)
+	double longest = 0, end = now() + (argc >= 4 ? atof(argv[1]) : 0);
+	if (argc != 4 && make == mount_old)
 		return 2;
 	for (; now() < end; rounds++) {
 		double begin = now();
-		if (mount("steady", argv[3], argv[2], 0, NULL)) {
-			fprintf(stderr, "round %ld: mount: %s\n", rounds, strerror(errno));
+		if ((failed = make(argv[2], argv[3]))) {
+			fprintf(stderr, "round %ld: %s: %s\n", rounds, failed, strerror(errno));
 			errors++;
 		}
 		int there = mounted_at(argv[3]);
