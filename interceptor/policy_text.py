@@ -39,7 +39,8 @@ def quoted(text: str) -> str:
     plain = text.isascii() and all(c.isalnum() or c in "_./" for c in text) and text[:1].isalpha()
     if plain and text.lower() not in {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}:
         return text
-    return json.dumps(text, ensure_ascii=True).replace("\x7f", "\\x7f")
+    escaped = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c < "\x7f" else f"\\U{ord(c):08x}" for c in escaped)  # beyond \uffff JSON has pairs, YAML has not
 
 
 def exactly(argument: Field, value: Any) -> str | None:

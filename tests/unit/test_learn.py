@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from support import generated
 from support.policy_rows import write
 
@@ -16,6 +17,7 @@ from interceptor.explain import Explanation, Rung, explain, gets, try_cases
 from interceptor.learn import learn
 from interceptor.policy import Do
 from interceptor.policy_file import SHIPPED
+from interceptor.policy_text import quoted
 from interceptor.strict_yaml import PolicyErrors
 
 if TYPE_CHECKING:
@@ -87,6 +89,11 @@ def test_a_thousand_calls_are_all_allowed(tmp_path: Path) -> None:
     for call in learned.calls:
         found = explain(call, policy)
         assert gets(found)[0] is not Do.DENY or found.rung is Rung.FILTER, (call, learned.text)
+
+
+@pytest.mark.parametrize("text", ["a", "no", "", 'a"b\\', "\0\n\x1f\x7f\x85", "\N{EURO SIGN}\u2028", "\N{GRINNING FACE}"])
+def test_what_is_quoted_is_read_as_it_was(text: str) -> None:
+    assert yaml.safe_load(quoted(text)) == text
 
 
 def test_many_strings_become_patterns(tmp_path: Path) -> None:
