@@ -138,6 +138,13 @@ class Contexts:
         with self._lock:
             return next((kept.context for kept in self._kept if mount_id and kept.mount_id == mount_id), None)
 
+    def give(self, mount_id: int) -> None:
+        """The detached mount with this STATX_MNT_ID, if it is one of ours, is the tracee's from now on."""
+        context = self.with_mount(mount_id)
+        if context is not None:
+            context.given = True
+            self.note(context)
+
     def drop(self, context: Context) -> None:
         """Idempotent."""
         with self._lock:

@@ -570,6 +570,11 @@ class Dispatcher:
     def _known(self, unfinished: Unfinished, subject: Subject) -> Known:
         if unfinished.answer is not None:
             return Known(unfinished.answer, "done by an earlier supervisor")
+        given = unfinished.given()
+        if given is not None:
+            answer, mount = given
+            self.pool.contexts.give(mount)
+            return Known(answer, f"an earlier supervisor had {'it ready' if isinstance(answer, AddFd) else 'given it'}")
         if not unfinished.acting:
             return Known(None, "an earlier supervisor had only received it")
         route = self.routes.get(key_of(unfinished.notification.arch, unfinished.notification.nr))

@@ -296,8 +296,9 @@ class Supervisor:
 
     def _serve(self, entry: Entry, key: str, fd: int) -> Session:
         slot = partial(self.journal.open, _number(key))
+        giver = self.journal.give if entry.dispatcher.container.wait_killable else None
         with self._lock:  # so that a reload finds the session, or the session what was reloaded
-            notifier = Notifier(fd, entry.table, poll_first=self._poll_first, slot=slot, pace=entry.pace)
+            notifier = Notifier(fd, entry.table, poll_first=self._poll_first, slot=slot, pace=entry.pace, giver=giver)
             session = Session(notifier, entry.dispatcher, entry.parking, entry.ring, partial(self._ended, entry, key))
             entry.sessions.add(session)
         try:

@@ -28,7 +28,7 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class AddFd:
-    """The call returns a new descriptor of the tracee: a duplicate of our `fd` (SECCOMP_ADDFD_FLAG_SEND).
+    """The call returns a new descriptor of the tracee: a duplicate of our `fd` (SECCOMP_IOCTL_NOTIF_ADDFD).
 
     `fd` is closed by the session after the answer. `cloexec` sets O_CLOEXEC on the tracee's descriptor. `delivered` is
     called once the tracee has it.

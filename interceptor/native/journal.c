@@ -53,6 +53,25 @@ void ic_journal_alone(void)
 		ic_journal_act(ic_current, 0, &nobody);
 }
 
+void ic_journal_give(uint64_t parcel, uint32_t cloexec)
+{
+	if (!ic_current)
+		return;
+	ic_current->cookie = parcel;
+	ic_current->flags = cloexec;
+	__atomic_store_n(&ic_current->stage, IC_GIVING, __ATOMIC_RELEASE);
+}
+
+void ic_journal_given(int64_t number)
+{
+	if (!ic_current)
+		return;
+	ic_current->value = number;
+	ic_current->error = 0;
+	ic_current->flags = 0;
+	__atomic_store_n(&ic_current->stage, IC_ACTED, __ATOMIC_RELEASE);
+}
+
 void ic_journal_strike(struct ic_record *record, int release)
 {
 	record->stage = IC_RECEIVED;

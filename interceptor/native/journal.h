@@ -24,6 +24,7 @@ enum ic_stage {
 	IC_ACTING = 1,   /* agent number `agent` was sent request `cookie`: `flags` is its action, `value` the first number that goes
 	                  * with it; `reply` is there when it has that cookie */
 	IC_ACTED = 2,    /* something was done, and this is the answer */
+	IC_GIVING = 3,   /* the descriptor in parcel `cookie` is being given to the tracee, with `flags` O_CLOEXEC or not */
 };
 
 struct ic_record {
@@ -64,6 +65,9 @@ void ic_journal_enter(struct ic_record *record);
 void ic_journal_strike(struct ic_record *record, int release);
 /* The calling thread is about to change something itself, without an agent: who comes after it does not know whether it did. */
 void ic_journal_alone(void);
+/* Before and after a descriptor is given: the call is then to be answered with its number. */
+void ic_journal_give(uint64_t parcel, uint32_t cloexec);
+void ic_journal_given(int64_t number);
 size_t ic_journal_size(void);
 
 /* ---- for C ---- */

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from interceptor.errors import ConfigError
 from interceptor.native._native import ffi, lib
 from interceptor.native.agentlink import AGENT, STAYS, dismiss, overtaken
 from interceptor.native.fd import Fd
 from interceptor.native.notifier import read_wire_form
+from interceptor.native.parcel import Parcel
+from interceptor.native.pin import mount_id, number_of
 from interceptor.notification import Notification
+from interceptor.verdict import AddFd, Return
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from interceptor.ports import Keeper, Kept
     from interceptor.verdict import Verdict
@@ -24,6 +29,10 @@ JOURNAL = "journal"
 """The kind and key under which the keeper holds it."""
 PATIENCE = 1.0
 """Seconds for agents of the earlier supervisor to end; one that is stopped, or waits for a disk, is not waited for longer."""
+GIFT = "gift"
+"""The kind of the parcels with what is being given to a tracee, by number."""
+_gifts = itertools.count(time.monotonic_ns())
+"""Those of an earlier supervisor do not come again."""
 VERSION: int = lib.IC_JOURNAL_VERSION
 
 
@@ -62,16 +71,42 @@ class Reply(NamedTuple):
     """What came with it, of an action in agentlink.STAYS; nothing where the earlier supervisor had settled that."""
 
 
+class Gift:
+    """A descriptor that is being given to a tracee, and outlives us meanwhile."""
+
+    def __init__(self, keeper: Keeper, key: str, parcel: Parcel) -> None:
+        self._keeper, self._key, self._parcel = keeper, key, parcel
+
+    @classmethod
+    def of(cls, keeper: Keeper, number: int, fd: int) -> Self:
+        """`fd` stays the caller's, too."""
+        parcel = Parcel.of(b"gift", [fd])
+        keeper.keep(GIFT, str(number), parcel.fileno())
+        return cls(keeper, str(number), parcel)
+
+    def look(self) -> int | None:
+        """A duplicate, the caller's to close; None: it was just given up."""
+        fds = self._parcel.look()[1]
+        return fds[0] if fds else None
+
+    def close(self) -> None:
+        """Of what was kept nothing is open any more when this returns."""
+        self._parcel.empty()
+        self._keeper.drop(GIFT, self._key)
+        self._parcel.close()
+
+
 class Unfinished:
     """A notification that an earlier supervisor had received and not answered."""
 
-    def __init__(self, slot: Slot, agents: Mapping[str, Kept]) -> None:
+    def __init__(self, slot: Slot, agents: Mapping[str, Kept], gifts: dict[str, Gift]) -> None:
         self.slot = slot
         self.stage: int = slot.c.stage
         out = ffi.new("struct ic_notification *")
         lib.ic_journal_read(slot.c, out)
         self.notification = Notification(out.id, out.tid, out.arch, out.nr, out.ip, tuple(ffi.unpack(out.args, 6)))
         self._agent = agents.get(str(slot.c.agent))
+        self._gift = gifts.pop(str(slot.c.cookie), None) if self.stage == lib.IC_GIVING else None
         self._stayed = False
 
     @property
@@ -114,6 +149,23 @@ class Unfinished:
             return ()
         return _given(reply)
 
+    def given(self) -> tuple[AddFd | Return, int] | None:
+        """What was being given to the tracee, as the answer that is left: what it has not got yet (then the descriptor is the
+        caller's to close), or its number there; and the mount that it lies on. None: nothing was given, nor is. Once.
+        """
+        fd = self._gift.look() if self._gift is not None else None
+        if self._gift is None or fd is None:
+            return None
+        number, mount = number_of(self.notification.tid, fd), mount_id(fd)
+        if number is None:
+            answer: AddFd | Return = AddFd(fd, cloexec=bool(self.slot.c.flags))
+        else:
+            lib.ic_journal_given(number)
+            os.close(fd)
+            answer = Return(number)
+        self._gift.close()
+        return answer, mount
+
     def settle(self) -> None:
         """What the reply brought is safe, or needed no more."""
         if self._stayed and self._agent is not None:
@@ -141,6 +193,7 @@ class Journal:
                               + (f"; this one reads version {VERSION}" if ffi.errno == errno.EPROTO else ""))  # fmt: skip
         self._lock = threading.Lock()
         self._agents = dict(keeper.inherited(AGENT))
+        self._gifts = {key: Gift(keeper, key, Parcel.behind(kept.fd)) for key, kept in keeper.inherited(GIFT).items()}
         self._keeper = keeper
         self._left = [number for number in range(self._c.top) if self.record(number).notifier]
         self._free = sorted(set(range(self._c.top)) - set(self._left), reverse=True)
@@ -162,6 +215,22 @@ class Journal:
         slot.c.notifier = notifier
         return slot
 
+    def give(self, verdict: AddFd, give: Callable[[], int]) -> int:
+        """Has `give` give the tracee what the verdict says; returns what `give` does, its number there or negative errno. If we
+        are killed in that, the tracee has it or has it not, which who comes after us finds out. (Of one who is killed in
+        SECCOMP_IOCTL_NOTIF_ADDFD with its flag SEND the call may be answered without.)
+        """
+        number = next(_gifts)
+        gift = Gift.of(self._keeper, number, verdict.fd)
+        try:
+            lib.ic_journal_give(number, verdict.cloexec)
+            given = give()
+            if given >= 0:
+                lib.ic_journal_given(given)
+        finally:
+            gift.close()
+        return given
+
     def release(self, number: int) -> None:
         lib.ic_journal_strike(self.record(number), 1)
         with self._lock:
@@ -174,16 +243,18 @@ class Journal:
     def unfinished(self) -> Mapping[int, list[Unfinished]]:
         """By the notifier's number, once; each is to be closed.
 
-        Before any is answered, the agents of the earlier supervisor have ended that none of them needs: a mount that one had
-        looked at, or was giving, would be busy.
+        Before any is answered, the agents of the earlier supervisor have ended that none of them needs, and what was given is
+        let go: a mount that is looked at, or on its way to somebody, would be busy.
         """
         found: dict[int, list[Unfinished]] = {}
-        calls = [Unfinished(Slot(self, number), self._agents) for number in self._left if self.record(number).id]
+        calls = [Unfinished(Slot(self, number), self._agents, self._gifts) for number in self._left if self.record(number).id]
         for call in calls:
             found.setdefault(call.slot.c.notifier, []).append(call)
         idle = self._agents.keys() - {str(call.slot.c.agent) for call in calls if call.acting}
         dismiss((self._agents[key].fd for key in idle), PATIENCE)
         self._close_agents(idle)
+        while self._gifts:
+            self._gifts.popitem()[1].close()
         for number in tuple(self._left):
             if not self.record(number).id:
                 self.release(number)

@@ -132,12 +132,14 @@ class Notifier:
 
     def __init__(
         self, fd: int, table: Table, *, poll_first: bool, slot: Callable[[], Slot | None] = lambda: None,
-        pace: Pace | None = None,
+        pace: Pace | None = None, giver: Callable[[AddFd, Callable[[], int]], int] | None = None,
     ) -> None:  # fmt: skip
         """Takes ownership of `fd`. `poll_first`: this kernel's RECV does not return when all tracees are gone. `slot`:
-        where in the journal a thread receives to.
+        where in the journal a thread receives to. `giver`: where what a tracee is given outlives us, for one that no signal
+        interrupts; without it descriptor and answer are one step.
         """
         self._slot = slot
+        self._giver = giver
         self._reserved = Reserved("struct ic_session *", ffi.sizeof("struct ic_session"))
         self._session = self._reserved.pointer
         self._session.notifier, self._session.poll_first = fd, poll_first
@@ -192,16 +194,27 @@ class Notifier:
         NotificationGone when the tracee no longer waits.
         """
         if isinstance(verdict, AddFd):
-            number = lib.ic_answer_fd(self.fd, notification_id, verdict.fd, verdict.cloexec)
-            if number >= 0:
-                return Return(number)
-            if number not in _TRACEES_TABLE_IS_FULL:
+            number = self._give(notification_id, verdict)
+            if number < 0 and number not in _TRACEES_TABLE_IS_FULL:
                 raise_for(number, "answer")
-            verdict = Fail(-number)  # it still waits
+            if number >= 0 and self._giver is None:
+                return Return(number)
+            verdict = Return(number) if number >= 0 else Fail(-number)  # it still waits
         result = lib.ic_answer(self.fd, notification_id, *wire_form(verdict))
         if result < 0:
             raise_for(result, "answer")
         return verdict
+
+    def _give(self, notification_id: int, verdict: AddFd) -> int:
+        """Number of the descriptor or negative errno. Without a giver that is the answer, too: a signal between the two would
+        leave the tracee a descriptor of which it knows nothing.
+        """
+        answer = self._giver is None
+
+        def give() -> int:
+            return int(lib.ic_give_fd(self.fd, notification_id, verdict.fd, verdict.cloexec, answer))
+
+        return give() if self._giver is None else self._giver(verdict, give)
 
     def collect(self) -> None:
         """Makes room for more hits; `hits` reads what was collected. On any thread."""

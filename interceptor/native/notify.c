@@ -97,10 +97,10 @@ int ic_answer(int notifier, uint64_t id, int64_t value, int32_t error, uint32_t 
 	return ioctl(notifier, SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0 ? -errno : 0;
 }
 
-int ic_answer_fd(int notifier, uint64_t id, int fd, int cloexec)
+int ic_give_fd(int notifier, uint64_t id, int fd, int cloexec, int answer)
 {
 	struct seccomp_notif_addfd add = {
-		.id = id, .flags = SECCOMP_ADDFD_FLAG_SEND, .srcfd = (uint32_t)fd, .newfd_flags = cloexec ? O_CLOEXEC : 0,
+		.id = id, .flags = answer ? SECCOMP_ADDFD_FLAG_SEND : 0, .srcfd = (uint32_t)fd, .newfd_flags = cloexec ? O_CLOEXEC : 0,
 	};
 	int result = ioctl(notifier, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
 

@@ -148,14 +148,14 @@ void ic_session_end(struct ic_session *session);
  * must be the one in `out`, is remembered as a hit under that number.
  * An enum ic_next. -ENODEV: all tracees are gone. Another -errno: the kernel's.
  *
- * Every notification is received in receive() and every answer sent by ic_answer() or ic_answer_fd(). */
+ * Every notification is received in receive() and every answer sent by ic_answer() or ic_give_fd(). */
 int ic_next(struct ic_session *session, uint64_t id, int64_t value, int32_t error, uint32_t flags,
 	    int32_t note, struct ic_notification *out);
 
 /* 0, or -ENOENT when the tracee is gone. `error` is 0 or a positive errno. */
 int ic_answer(int notifier, uint64_t id, int64_t value, int32_t error, uint32_t flags);
-/* The number of the descriptor in the tracee, or -errno. */
-int ic_answer_fd(int notifier, uint64_t id, int fd, int cloexec);
+/* The number of the tracee's new descriptor, or -errno; with `answer` it is what the call returns, otherwise it still waits. */
+int ic_give_fd(int notifier, uint64_t id, int fd, int cloexec, int answer);
 /* 0 or -ENOENT. */
 int ic_id_valid(int notifier, uint64_t id);
 /* Whether RECV returns once all tracees are gone (Linux 6.11); asked of the kernel itself with a child that installs a

@@ -213,7 +213,12 @@ int ic_same_file(int one, int other)
 
 	if (same >= 0 || errno != EINVAL)
 		return same > 0;
-	return syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, one, other) == 0;
+	return ic_is_file_of((uint32_t)getpid(), other, one);
+}
+
+int ic_is_file_of(uint32_t tid, int number, int fd)
+{
+	return syscall(SYS_kcmp, getpid(), (pid_t)tid, KCMP_FILE, fd, number) == 0;
 }
 
 int ic_pin_capable(int proc, const char *name, uint64_t cap_effective, int cap, uint32_t euid)

@@ -52,6 +52,8 @@ int ic_pin_mapped(int maps, uint64_t address, uint64_t length, int write);
 int ic_pin_getfd(int proc, uint32_t tid, int fd);
 /* Whether two descriptors of ours are one open file (F_DUPFD_QUERY of Linux 6.10, else kcmp(2)). */
 int ic_same_file(int one, int other);
+/* Whether descriptor `number` of thread `tid` is the open file of `fd`, one of ours. */
+int ic_is_file_of(uint32_t tid, int number, int fd);
 /* Whether `cap_effective`, held in the pinned tracee's user namespace by `euid`, counts in the user namespace that owns
  * the namespace NAME ("ns/mnt" …): security/commoncap.c cap_capable(). 1, 0 or -errno. */
 int ic_pin_capable(int proc, const char *name, uint64_t cap_effective, int cap, uint32_t euid);

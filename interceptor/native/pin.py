@@ -128,6 +128,15 @@ def same_file(one: int, other: int) -> bool:
     return bool(lib.ic_same_file(one, other))
 
 
+def number_of(tid: int, fd: int) -> int | None:
+    """As which descriptor thread `tid` has the open file of `fd`, one of ours; None: as none."""
+    try:
+        numbers = sorted(int(entry.name) for entry in Path(f"/proc/{tid}/fd").iterdir())
+    except OSError:  # it is gone
+        return None
+    return next((number for number in numbers if lib.ic_is_file_of(tid, number, fd)), None)
+
+
 def mount_id(fd: int) -> int:
     """The mount that a descriptor of ours lies on, as mountinfo numbers it. Asks no filesystem: it may be a hostile FUSE."""
     with Path(f"/proc/self/fdinfo/{fd}").open("rb") as lines:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interceptor import registry
 from interceptor.container import Container, IdRange
@@ -436,3 +437,27 @@ def ask(
     asked = Asked(call, reach)
     asked.verdict = registry.load()[name].handler(call, args)
     return asked
+
+
+class Kept(NamedTuple):
+    key: str
+    fd: int
+    note: str = ""
+
+
+class Memory:
+    """A keeper that remembers within this process."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], int] = {}
+
+    def keep(self, kind: str, key: str, fd: int, _note: str = "") -> None:
+        self.held[kind, key] = os.dup(fd)
+
+    def drop(self, kind: str, key: str) -> None:
+        fd = self.held.pop((kind, key), None)
+        if fd is not None:
+            os.close(fd)
+
+    def inherited(self, kind: str) -> dict[str, Kept]:
+        return {key: Kept(key, os.dup(fd)) for (of, key), fd in self.held.items() if of == kind}

@@ -461,6 +461,10 @@ class Left:
     answer: Verdict | None = None
     acting: bool = True
     settled: bool = False
+    gift: tuple[AddFd | Return, int] | None = None
+
+    def given(self) -> tuple[AddFd | Return, int] | None:
+        return self.gift
 
     def settle(self) -> None:
         self.settled = True
@@ -491,6 +495,8 @@ AGAIN, UNKNOWN = Return(5), Fail(errno.EINTR)
         (Left(Reply(errno.EBUSY, done=True, value=0)), Redo.DETECTABLE, Fail(errno.EBUSY)),
         (Left(Reply(0, done=False, value=8)), Redo.DETECTABLE, AGAIN),
         (Left(Reply(0, done=False, value=0, asked=False)), Redo.DETECTABLE, AGAIN),
+        (Left(acting=False, gift=(Return(9), 0)), Redo.NEVER, Return(9)),
+        (Left(acting=False, gift=(AddFd(9), 0)), Redo.NEVER, AddFd(9)),
         (Left(unmounting=77), Redo.DETECTABLE, Return()),
         (Left(unmounting=78), Redo.DETECTABLE, AGAIN),
         (Left(unmounting=79), Redo.DETECTABLE, UNKNOWN),

@@ -5,38 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from typing import NamedTuple
 
 import pytest
 from interceptor.native._native import ffi, lib
+from support.fakes import Memory
 
 from interceptor.errors import ConfigError
 from interceptor.native.journal import Journal, alone
 from interceptor.verdict import Fail
-
-
-class Kept(NamedTuple):
-    key: str
-    fd: int
-    note: str = ""
-
-
-class Memory:
-    """A keeper that remembers within this process."""
-
-    def __init__(self) -> None:
-        self.held: dict[tuple[str, str], int] = {}
-
-    def keep(self, kind: str, key: str, fd: int, _note: str = "") -> None:
-        self.held[kind, key] = os.dup(fd)
-
-    def drop(self, kind: str, key: str) -> None:
-        fd = self.held.pop((kind, key), None)
-        if fd is not None:
-            os.close(fd)
-
-    def inherited(self, kind: str) -> dict[str, Kept]:
-        return {key: Kept(key, os.dup(fd)) for (of, key), fd in self.held.items() if of == kind}
 
 
 @pytest.fixture
