@@ -559,10 +559,10 @@ class Dispatcher:
             outcome = self.answer(host, notification, buffer, Resumed(reply))
             for left in reply.given if reply else ():  # it was held before: the outcome lives until it is traced
                 left.close()
-            unfinished.settle()
         else:
             outcome = Outcome(notification, verdict, call=self.name_of(notification.arch, notification.nr))
             self.pool.contexts.drop_attached()
+        unfinished.settle()
         outcome.why = f"{outcome.why}; {why}" if outcome.why else why
         log.info("recovered", container=self.container.id, call=outcome.call, how=why, answer=str(outcome.verdict))
         return outcome

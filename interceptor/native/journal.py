@@ -107,7 +107,6 @@ class Unfinished:
         self.notification = Notification(out.id, out.tid, out.arch, out.nr, out.ip, tuple(ffi.unpack(out.args, 6)))
         self._agent = agents.get(str(slot.c.agent))
         self._gift = gifts.pop(str(slot.c.cookie), None) if self.stage == lib.IC_GIVING else None
-        self._stayed = False
 
     @property
     def answer(self) -> Verdict | None:
@@ -139,7 +138,6 @@ class Unfinished:
             given = _given(reply) if stay and reply.cookie == c.cookie else ()
         if reply.cookie != c.cookie:
             return None
-        self._stayed = bool(given)
         return Reply(reply.error, reply.outcome == lib.AGENT_DONE, reply.value, given=given)
 
     def _given(self) -> tuple[Fd, ...]:
@@ -167,9 +165,9 @@ class Unfinished:
         return answer, mount
 
     def settle(self) -> None:
-        """What the reply brought is safe, or needed no more."""
-        if self._stayed and self._agent is not None:
-            lib.ic_agent_settle(self._agent.fd)
+        """The agent is needed no more, and what its reply brought is safe. It may have been asked for more after that."""
+        if self.acting and self._agent is not None:
+            dismiss([self._agent.fd], PATIENCE)
 
 
 def _given(reply: Any) -> tuple[Fd, ...]:

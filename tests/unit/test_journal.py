@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -110,35 +111,51 @@ def test_a_request_that_was_not_sent_has_done_nothing(keeper: Memory) -> None:
     assert not reply.asked
 
 
-def test_agents_that_nobody_needs_end_before_anything_is_answered(keeper: Memory) -> None:
+class Agent:
+    """Of an earlier supervisor; in its socket there is a reply with the end of a pipe."""
+
+    def __init__(self, keeper: Memory, pid: int) -> None:
+        ours, self._its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pipe, given = os.pipe()
+        socket.send_fds(self._its, [b"a reply"], [given])
+        os.close(given)
+        with ours:
+            keeper.keep("agent", str(pid), ours.fileno())
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with self._its:
+            while self._its.recv(1):
+                pass
+
+    def has_ended(self) -> bool:
+        """And what it gave is nowhere open."""
+        os.set_blocking(self._pipe, False)
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._pipe, 1) == b""
+        return False
+
+    def close(self) -> None:
+        self._thread.join(10)
+        os.close(self._pipe)
+
+
+def test_agents_end_before_anything_is_answered(keeper: Memory) -> None:
     """Mounts are in what they hold, and in replies that nobody takes any more."""
     slot = received(Journal(keeper), 7, 1001)
     c = slot.c  # type: ignore[attr-defined]
     c.stage, c.agent, c.cookie = lib.IC_ACTING, 555, 99
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    idle, idles = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    given, other = os.pipe()
-    with ours, its, idle:
-        keeper.keep("agent", "555", ours.fileno())
-        keeper.keep("agent", "556", idle.fileno())
-        socket.send_fds(idles, [b"a reply"], [other])
-        os.close(other)
-
-        def agent() -> None:
-            while idles.recv(1):
-                pass
-            idles.close()
-
-        thread = threading.Thread(target=agent)
-        thread.start()
-        following = Journal(keeper)
-        (call,) = following.unfinished()[7]
-        thread.join(10)
-        assert (thread.is_alive(), os.read(given, 1)) == (False, b"")
-        assert [key for kind, key in keeper.held if kind == "agent"] == ["555"]
-        call.slot.close()
-        assert [key for kind, key in keeper.held if kind == "agent"] == []
-    os.close(given)
+    acting, idle = Agent(keeper, 555), Agent(keeper, 556)
+    (call,) = Journal(keeper).unfinished()[7]
+    assert (acting.has_ended(), idle.has_ended()) == (False, True)
+    assert [key for kind, key in keeper.held if kind == "agent"] == ["555"]
+    call.settle()
+    assert acting.has_ended()
+    call.slot.close()
+    assert [key for kind, key in keeper.held if kind == "agent"] == []
+    acting.close()
+    idle.close()
 
 
 def test_what_an_agent_was_to_unmount_is_known_when_it_is_gone(keeper: Memory) -> None:
