@@ -31,6 +31,15 @@
 #define ERRNO_END 512                /* ERESTARTSYS and above are the kernel's own */
 #define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
 #define NUMBERS_NS 10000             /* on the average, open files and snapshots are not numbered faster */
+#define PAGES_NS (SECOND / 100)      /* how long pages stay of a snapshot that is not good any more */
+#define SWEEP 32                     /* how many files' pages are dropped at once */
+
+/* What the page cache may have of a file. */
+enum pages {
+	PAGES_NONE,
+	PAGES_GIVEN,                 /* those of its text */
+	PAGES_DROPPED,               /* they were: who reads by pages now has not asked for attributes */
+};
 
 struct node {
 	uint32_t mode;
@@ -39,6 +48,9 @@ struct node {
 	uint64_t asked;              /* when somebody last asked */
 	uint64_t drained;            /* until when readers drain; 0: they do not */
 	int growing;                 /* it has been longer than at first: leave room */
+	enum pages pages;
+	uint32_t told;               /* its size, as the kernel knows it */
+	struct ic_text *before;      /* the last text that was no longer than that, while `text` is */
 	char name[];
 };
 
@@ -57,11 +69,20 @@ struct mount {
 	struct ic_watches watches;
 };
 
+/* A file of a mount, which may be gone. */
+struct place {
+	uint32_t slot, generation, node;
+};
+
 struct ic_fuse_server {
 	struct ic_fuse_ask ask;
 	uint64_t valid, requests;
 	int epoll, stop;
 	pthread_mutex_t lock;
+	pthread_cond_t work, swept;  /* for ic_fuse_sweep(); for who waits for its end of a round */
+	int sweeper, sweeping, stopping;
+	struct place *given;         /* files with PAGES_GIVEN, each once */
+	uint32_t given_count, given_room;
 	struct mount *mounts;
 	uint32_t mount_count, drains;
 	char *scratch;
@@ -164,12 +185,28 @@ static void touch(struct node *node)
 	node->changed = time > node->changed ? time : node->changed + 1;
 }
 
+/* What may be read by pages: the end of a text that is longer than the kernel knows would be missing. */
+static struct ic_text *announced(const struct node *node)
+{
+	return node->before ? node->before : node->text;
+}
+
+static void tell(struct mount *mount, struct node *node)
+{
+	node->told = node->text ? node->text->size : 0;
+	ic_handle_hold(&mount->handles, &node->before, 0);
+}
+
 static void show(struct mount *mount, struct node *node, struct ic_text *text)
 {
 	if (node->text && node->text->size == text->size && !memcmp(node->text->bytes, text->bytes, text->size)) {
 		ic_text_retire(&mount->handles, text);
 		return;
 	}
+	if (node->text && text->size > node->told && !node->before)
+		ic_handle_hold(&mount->handles, &node->before, node->text);
+	else if (text->size <= node->told)
+		ic_handle_hold(&mount->handles, &node->before, 0);
 	ic_text_retire(&mount->handles, node->text);
 	node->text = text;
 	touch(node);
@@ -200,12 +237,13 @@ static int renew(struct ic_fuse_server *server, struct mount *mount, uint32_t id
 	return 0;
 }
 
-/* Makes a snapshot if there is none that is still good. 0, or an errno; what cannot be made anew stays as it was. */
-static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t id)
+/* Makes a snapshot if there is none that is still good. 0, or an errno; what cannot be made anew stays as it was. Who reads
+ * `by_pages` has not been told a new size. */
+static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t id, int by_pages)
 {
 	struct node *node = mount->nodes[id];
 	uint64_t time = now(CLOCK_MONOTONIC);
-	int quiet = is_written(mount, node) || time - node->asked > QUIET_NS, error;
+	int quiet = is_written(mount, node) || (!by_pages && time - node->asked > QUIET_NS), error;
 
 	node->asked = time;
 	if (node->drained)
@@ -216,11 +254,174 @@ static int refresh(struct ic_fuse_server *server, struct mount *mount, uint32_t 
 	return node->text ? 0 : error;
 }
 
+/* ---- pages ------------------------------------------------------------------------------------------------------------ */
+
+/* The page cache has something of the node's text, or should: ic_fuse_sweep() sees to it that this does not last. */
+static void give_pages(struct ic_fuse_server *server, const struct mount *mount, uint32_t id)
+{
+	struct node *node = mount->nodes[id];
+
+	if (node->pages == PAGES_GIVEN && node->before)
+		pthread_cond_signal(&server->work);
+	if (node->pages == PAGES_GIVEN || is_written(mount, node))
+		return;
+	if (server->given_count == server->given_room) {
+		uint32_t room = server->given_room ? server->given_room * 2 : 64;
+		struct place *more = realloc(server->given, room * sizeof *more);
+
+		if (!more)
+			return;
+		server->given = more;
+		server->given_room = room;
+	}
+	server->given[server->given_count++] = (struct place){(uint32_t)(mount - server->mounts), mount->generation, id};
+	node->pages = PAGES_GIVEN;
+	if (server->given_count == 1 || node->before)
+		pthread_cond_signal(&server->work);
+}
+
+/* What is to be told to the kernel of one file. */
+struct notice {
+	int fd;
+	struct fuse_out_header header;
+	union {
+		struct fuse_notify_inval_inode_out drop;
+		struct fuse_notify_store_out store;
+	};
+	char *text;                  /* of `store` */
+};
+
+static struct notice notice_of(struct mount *mount, uint32_t id)
+{
+	struct node *node = mount->nodes[id];
+	struct notice notice = {.fd = mount->fd};
+	uint32_t size = node->text ? node->text->size : 0;
+
+	if (node->before)
+		notice.text = malloc(size);
+	if (notice.text) {
+		memcpy(notice.text, node->text->bytes, size);
+		notice.store = (struct fuse_notify_store_out){.nodeid = id, .size = size};
+		notice.header = (struct fuse_out_header){(uint32_t)(sizeof notice.header + sizeof notice.store + size), FUSE_NOTIFY_STORE, 0};
+		tell(mount, node);
+	} else {
+		notice.drop = (struct fuse_notify_inval_inode_out){.ino = id};
+		notice.header = (struct fuse_out_header){sizeof notice.header + sizeof notice.drop, FUSE_NOTIFY_INVAL_INODE, 0};
+	}
+	return notice;
+}
+
+/* When the pages of a node are to be replaced, or dropped: at once when the kernel knows it as shorter than it is. */
+static uint64_t due(const struct ic_fuse_server *server, const struct node *node)
+{
+	if (node->drained)
+		return node->drained + DRAIN_NS;
+	return node->before ? 0 : node->taken + server->valid + PAGES_NS;
+}
+
+/* The notices that are due, at most SWEEP of them; `next` is when more are. */
+static uint32_t notices(struct ic_fuse_server *server, struct notice *notice, uint64_t *next)
+{
+	uint64_t time = now(CLOCK_MONOTONIC);
+	uint32_t count = 0, i = 0;
+
+	*next = UINT64_MAX;
+	while (i < server->given_count && count < SWEEP) {
+		const struct place place = server->given[i];
+		struct mount *mount = &server->mounts[place.slot];
+		struct node *node = mount->used && mount->generation == place.generation ? mount->nodes[place.node] : 0;
+		uint64_t then = node ? due(server, node) : 0;
+
+		if (then > time) {
+			*next = then < *next ? then : *next;
+			i++;
+			continue;
+		}
+		if (node) {
+			notice[count] = notice_of(mount, place.node);
+			if (notice[count++].text) { /* replaced: they are to be dropped later */
+				*next = 0;
+				i++;
+				continue;
+			}
+			node->pages = PAGES_DROPPED;
+		}
+		server->given[i] = server->given[--server->given_count];
+	}
+	return count;
+}
+
+static void notify(const struct notice *notice)
+{
+	struct iovec parts[3] = {
+		{(void *)(uintptr_t)&notice->header, sizeof notice->header},
+		{(void *)(uintptr_t)&notice->drop, notice->text ? sizeof notice->store : sizeof notice->drop},
+		{notice->text, notice->text ? notice->store.size : 0},
+	};
+	ssize_t written = writev(notice->fd, parts, notice->text ? 3 : 2); /* ENOENT: nobody has it open */
+
+	(void)written;
+}
+
+/* With the lock, which is free meanwhile. Whether anything was due. */
+static int sweep(struct ic_fuse_server *server, uint64_t *next)
+{
+	struct notice batch[SWEEP];
+	uint32_t count = notices(server, batch, next), i;
+
+	if (!count)
+		return 0;
+	server->sweeping = 1;
+	pthread_mutex_unlock(&server->lock);
+	for (i = 0; i < count; i++) {
+		notify(&batch[i]);
+		free(batch[i].text);
+	}
+	pthread_mutex_lock(&server->lock);
+	server->sweeping = 0;
+	pthread_cond_broadcast(&server->swept);
+	return 1;
+}
+
+/* Who keeps a file open and sends or maps it asks for no attributes, and would see the same pages for ever. They cannot be
+ * dropped by who serves: that waits for reads which are under way (fuse_reverse_inval_inode(), fuse_notify_store()). */
+int ic_fuse_sweep(struct ic_fuse_server *server)
+{
+	uint64_t next;
+
+	pthread_mutex_lock(&server->lock);
+	server->sweeper = 1;
+	while (!server->stopping) {
+		struct timespec until;
+
+		if (sweep(server, &next))
+			continue;
+		until = (struct timespec){(time_t)(next / SECOND), (long)(next % SECOND)};
+		if (next == UINT64_MAX)
+			pthread_cond_wait(&server->work, &server->lock);
+		else
+			pthread_cond_timedwait(&server->work, &server->lock, &until);
+	}
+	server->sweeper = 0;
+	pthread_cond_broadcast(&server->swept);
+	pthread_mutex_unlock(&server->lock);
+	return 0;
+}
+
+void ic_fuse_sweep_once(struct ic_fuse_server *server)
+{
+	uint64_t next;
+
+	pthread_mutex_lock(&server->lock);
+	sweep(server, &next);
+	pthread_mutex_unlock(&server->lock);
+}
+
 /* ---- attributes ------------------------------------------------------------------------------------------------------- */
 
-static void attributes(const struct mount *mount, uint32_t id, struct fuse_attr *attr)
+static void attributes(struct mount *mount, uint32_t id, struct fuse_attr *attr)
 {
-	const struct node *node = find(mount, id);
+	struct node *node = find(mount, id);
 
 	memset(attr, 0, sizeof *attr);
 	attr->ino = id;
@@ -231,7 +432,8 @@ static void attributes(const struct mount *mount, uint32_t id, struct fuse_attr 
 	attr->mode = node ? S_IFREG | (node->mode & 0777) : S_IFDIR | 0555;
 	if (!node)
 		return;
-	attr->size = node->text ? node->text->size : 0;
+	tell(mount, node);
+	attr->size = node->told;
 	attr->mtime = attr->ctime = attr->atime = node->changed / SECOND;
 	attr->mtimensec = attr->ctimensec = attr->atimensec = (uint32_t)(node->changed % SECOND);
 }
@@ -249,7 +451,7 @@ static uint64_t validity(const struct ic_fuse_server *server, const struct mount
 	return !node->drained && age < server->valid ? server->valid - age : 0;
 }
 
-static void send_attributes(const struct ic_fuse_server *server, const struct mount *mount, uint32_t id, uint64_t unique)
+static void send_attributes(const struct ic_fuse_server *server, struct mount *mount, uint32_t id, uint64_t unique)
 {
 	uint64_t valid = validity(server, mount, find(mount, id));
 	struct fuse_attr_out out = {.attr_valid = valid / SECOND, .attr_valid_nsec = (uint32_t)(valid % SECOND)};
@@ -275,6 +477,8 @@ static void end_drain(struct ic_fuse_server *server, struct mount *mount, uint32
 	mount->nodes[id]->drained = 0;
 	server->drains--;
 	renew(server, mount, id, time, 0, 1);
+	if (mount->nodes[id]->before)
+		give_pages(server, mount, id);
 	for (i = 0; i < mount->waiting_count; i++)
 		if (mount->waiting[i].node == id)
 			send_attributes(server, mount, id, mount->waiting[i].unique);
@@ -293,7 +497,7 @@ static void getattr(struct ic_fuse_server *server, struct mount *mount, const st
 		refuse(mount, in, ENOENT);
 		return;
 	}
-	error = node ? refresh(server, mount, (uint32_t)in->nodeid) : 0;
+	error = node ? refresh(server, mount, (uint32_t)in->nodeid, 0) : 0;
 	if (error)
 		refuse(mount, in, error);
 	else if (!node || !node->drained || reading || !wait_for_drain(mount, in))
@@ -301,7 +505,7 @@ static void getattr(struct ic_fuse_server *server, struct mount *mount, const st
 }
 
 /* Makes no snapshot: what is only looked up (to be mounted somewhere) need not be computed. */
-static void lookup(const struct mount *mount, const struct fuse_in_header *in, const char *name, size_t size)
+static void lookup(struct mount *mount, const struct fuse_in_header *in, const char *name, size_t size)
 {
 	struct fuse_entry_out out = {0};
 	uint32_t id;
@@ -362,29 +566,41 @@ static void read_by_pages(struct mount *mount, const struct fuse_in_header *in, 
 	send_text(mount, in, read, handle ? handle->pages : newest);
 }
 
-/* In a cached mount, what is asked for belongs to a snapshot that the attributes have announced already. */
+/* In a cached mount, what is asked for belongs to a snapshot that the attributes have announced already; but to none when the
+ * pages of that were dropped since. */
+static int is_announced(const struct mount *mount, const struct node *node, const struct fuse_read_in *read,
+			const struct ic_handle *handle)
+{
+	if (!node->text)
+		return 0;
+	if (is_whole(mount, node))
+		return goes_on(handle, read);
+	return node->pages != PAGES_DROPPED || read->offset || node->text->size > PAGE;
+}
+
 static void read_file(struct ic_fuse_server *server, struct mount *mount, const struct fuse_in_header *in,
 		      const struct fuse_read_in *read)
 {
 	struct node *node = find(mount, in->nodeid);
 	struct ic_handle *handle;
-	int error = 0;
+	int error = 0, by_pages;
 
 	if (!node) {
 		refuse(mount, in, in->nodeid == FUSE_ROOT_ID ? EISDIR : ENOENT);
 		return;
 	}
 	handle = is_whole(mount, node) ? ic_handle(&mount->handles, read->fh) : 0;
-	if (!node->text || (is_whole(mount, node) && !goes_on(handle, read)))
-		error = refresh(server, mount, (uint32_t)in->nodeid);
+	by_pages = !is_whole(mount, node) || !(read->read_flags & FUSE_READ_LOCKOWNER); /* fuse_direct_io() knows an owner, fuse_readahead() none */
+	if (!is_announced(mount, node, read, handle))
+		error = refresh(server, mount, (uint32_t)in->nodeid, by_pages && node->pages == PAGES_DROPPED);
 	if (error)
 		refuse(mount, in, error);
-	else if (!is_whole(mount, node))
-		send_text(mount, in, read, node->text);
-	else if (read->read_flags & FUSE_READ_LOCKOWNER) /* fuse_direct_io() knows an owner, fuse_readahead() none */
-		read_directly(mount, in, read, handle, node->text);
+	else if (by_pages)
+		read_by_pages(mount, in, read, handle, announced(node));
 	else
-		read_by_pages(mount, in, read, handle, node->text);
+		read_directly(mount, in, read, handle, node->text);
+	if (!error && by_pages)
+		give_pages(server, mount, (uint32_t)in->nodeid);
 }
 
 /* ---- what poll(2) waits for ------------------------------------------------------------------------------------------- */
@@ -751,9 +967,13 @@ int ic_fuse_begin(struct ic_fuse_server *server, uint64_t name)
 	struct fuse_out_header resend = {.len = sizeof resend, .error = NOTIFY_RESEND};
 	struct mount *mount;
 	int error = -ENOENT;
+	uint32_t id;
 
 	pthread_mutex_lock(&server->lock);
 	mount = named(server, name);
+	for (id = FIRST_NODE; mount && id < mount->node_count; id++)
+		if (mount->nodes[id]) /* an earlier server gave them */
+			give_pages(server, mount, id);
 	if (mount && write(mount->fd, &resend, sizeof resend) < 0 && errno != EINVAL && errno != ENOSYS)
 		error = -errno;
 	else if (mount)
@@ -776,6 +996,7 @@ static void empty(struct ic_fuse_server *server, struct mount *mount)
 			continue;
 		if (node->drained)
 			server->drains--;
+		ic_handle_hold(&mount->handles, &node->before, 0);
 		ic_text_retire(&mount->handles, node->text);
 		free(node);
 	}
@@ -790,6 +1011,8 @@ void ic_fuse_remove(struct ic_fuse_server *server, uint64_t name)
 	struct mount *mount;
 
 	pthread_mutex_lock(&server->lock);
+	while (server->sweeping) /* it may have the descriptor */
+		pthread_cond_wait(&server->swept, &server->lock);
 	mount = named(server, name);
 	if (mount)
 		empty(server, mount);
@@ -870,6 +1093,7 @@ struct ic_fuse_server *ic_fuse_server(const struct ic_fuse_ask *ask, uint64_t va
 {
 	struct ic_fuse_server *server = calloc(1, sizeof *server);
 	struct epoll_event event = {.events = EPOLLIN, .data.u64 = STOP};
+	pthread_condattr_t monotonic;
 
 	if (!server)
 		return 0;
@@ -880,6 +1104,11 @@ struct ic_fuse_server *ic_fuse_server(const struct ic_fuse_ask *ask, uint64_t va
 	server->epoll = epoll_create1(EPOLL_CLOEXEC);
 	server->stop = eventfd(0, EFD_CLOEXEC);
 	pthread_mutex_init(&server->lock, 0);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&server->work, &monotonic);
+	pthread_cond_init(&server->swept, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	if (server->scratch && server->epoll >= 0 && server->stop >= 0 &&
 	    !epoll_ctl(server->epoll, EPOLL_CTL_ADD, server->stop, &event))
 		return server;
@@ -890,8 +1119,15 @@ struct ic_fuse_server *ic_fuse_server(const struct ic_fuse_ask *ask, uint64_t va
 void ic_fuse_stop(struct ic_fuse_server *server)
 {
 	uint64_t one = 1;
-	ssize_t written = write(server->stop, &one, sizeof one);
+	ssize_t written;
 
+	pthread_mutex_lock(&server->lock);
+	server->stopping = 1;
+	pthread_cond_broadcast(&server->work);
+	while (server->sweeper) /* which may wait for an answer of ours */
+		pthread_cond_wait(&server->swept, &server->lock);
+	pthread_mutex_unlock(&server->lock);
+	written = write(server->stop, &one, sizeof one);
 	(void)written;
 }
 
@@ -904,10 +1140,13 @@ void ic_fuse_server_free(struct ic_fuse_server *server)
 			empty(server, &server->mounts[i]);
 	free(server->mounts);
 	free(server->scratch);
+	free(server->given);
 	if (server->epoll >= 0)
 		close(server->epoll);
 	if (server->stop >= 0)
 		close(server->stop);
+	pthread_cond_destroy(&server->work);
+	pthread_cond_destroy(&server->swept);
 	pthread_mutex_destroy(&server->lock);
 	free(server);
 }

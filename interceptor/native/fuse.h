@@ -22,6 +22,10 @@
  * such a file by pages still (filemap_splice_read()), which all who use them share: what several of them send at the same time
  * may be mixed.
  *
+ * Who sends or maps a file that it keeps open asks for no attributes, and no page of it would ever be another. So pages that are as
+ * old as what is shown may be are dropped (ic_fuse_sweep()), and who comes then by pages gets the newest text. One that outgrows
+ * what the kernel knows of its size is put into the cache whole, which tells it the new one; until then the former is sent.
+ *
  * Of an IC_FUSE_WATCHED file, each open file may wait for something, as with the kernel's /proc/pressure: what it wrote decides for
  * what. poll(2) of all files of a direct mount comes here.
  *
@@ -60,6 +64,10 @@ void ic_fuse_server_free(struct ic_fuse_server *server);
 /* Serves until ic_fuse_stop(); 0, or a negative errno. */
 int ic_fuse_serve(struct ic_fuse_server *server);
 void ic_fuse_stop(struct ic_fuse_server *server);
+/* Beside ic_fuse_serve(), on a thread of its own and until ic_fuse_stop(): drops pages that are as old as what they show may be. 0. */
+int ic_fuse_sweep(struct ic_fuse_server *server);
+/* Those that are as old now, for who has no such thread. */
+void ic_fuse_sweep_once(struct ic_fuse_server *server);
 
 /* Takes over `fd`, an open /dev/fuse that is (or will be) mounted. `mount` names it in the questions. Files belong to
  * `uid` and `gid` (host ids). 0, or a negative errno; then `fd` stays the caller's. */

@@ -57,8 +57,12 @@ class Server:
         if self._server == ffi.NULL:
             raise InterceptorError(f"the FUSE server cannot start: {os.strerror(ffi.errno)}")
         self._names: set[int] = set()
-        self._thread = threading.Thread(target=lib.ic_fuse_serve, args=(self._server,), name="fuse", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=loop, args=(self._server,), name=name, daemon=True)
+            for loop, name in ((lib.ic_fuse_serve, "fuse"), (lib.ic_fuse_sweep, "fuse pages"))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def requests(self) -> int:
@@ -109,7 +113,8 @@ class Server:
     def close(self) -> None:
         """Ends every mount. Idempotent."""
         lib.ic_fuse_stop(self._server)
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         for number in tuple(self._names):
             self.remove(number)
 

@@ -214,18 +214,38 @@ static size_t size_of(uint32_t opcode)
 	}
 }
 
+/* fuse_notify() */
+static void check_notice(const struct fuse_out_header *out, const struct iovec *parts, int count)
+{
+	const struct fuse_notify_store_out *store = parts[0].iov_base;
+	size_t sizes[] = {
+		[FUSE_NOTIFY_POLL] = sizeof(struct fuse_notify_poll_wakeup_out),
+		[FUSE_NOTIFY_INVAL_INODE] = sizeof(struct fuse_notify_inval_inode_out),
+		[FUSE_NOTIFY_STORE] = sizeof *store,
+	};
+	int stores = out->error == FUSE_NOTIFY_STORE;
+
+	MUST(stores || out->error == FUSE_NOTIFY_POLL || out->error == FUSE_NOTIFY_INVAL_INODE);
+	MUST(count == 1 + stores && parts[0].iov_len == sizes[out->error]);
+	MUST(out->len == sizeof *out + parts[0].iov_len + (stores ? parts[1].iov_len : 0));
+	if (!stores)
+		return;
+	MUST(store->size == parts[1].iov_len && !store->offset);
+	letter_of(parts[1].iov_base, parts[1].iov_len);
+}
+
 ssize_t k_writev(int fd, const struct iovec *parts, int count)
 {
 	const struct fuse_out_header *out = parts[0].iov_base;
 	size_t rest = count > 1 ? parts[1].iov_len : 0;
 	unsigned i = 0;
 
-	MUST(kernel.open[fd] && count <= 2 && parts[0].iov_len == sizeof *out);
-	MUST(out->len == sizeof *out + rest);
-	if (!out->unique) { /* fuse_notify_poll() */
-		MUST(out->error == FUSE_NOTIFY_POLL && rest == sizeof(struct fuse_notify_poll_wakeup_out));
+	MUST(kernel.open[fd] && parts[0].iov_len == sizeof *out);
+	if (!out->unique) {
+		check_notice(out, &parts[1], count - 1);
 		return (ssize_t)out->len;
 	}
+	MUST(count <= 2 && out->len == sizeof *out + rest);
 	MUST(out->error <= 0 && out->error > -512);
 	MUST(!out->error || !rest);
 	while (i < kernel.waiting && kernel.waits[i].unique != out->unique)
@@ -495,9 +515,11 @@ int k_epoll_wait(int epoll, struct epoll_event *events, int count, int timeout)
 	}
 	if (what < 176)
 		return happens(events);
-	if (what < 208)
+	if (what < 208) {
 		kernel.time += take(&kernel.input, 2) * (what & 2 ? 1000 : 1000000);
-	else if (what < 240)
+		if (what & 4)
+			ic_fuse_sweep_once(kernel.server);
+	} else if (what < 240)
 		change();
 	else if (what < 248)
 		return event(events, fd);
