@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from support import autopsy, whole
@@ -247,12 +247,7 @@ class Run:
         program = box.probe("random_calls", "-pthread")
         self._output = box.directory / "said"
         with self._output.open("w") as stream:
-            self._process: subprocess.Popen[Any] = subprocess.Popen(
-                box.host.command(
-                    whole.ENTRY, "--root", box.host.directory / "oci", "exec", "--user", "0:0", box.id, program, *arguments
-                ),
-                env=box.host.environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, cwd="/",
-            )  # fmt: skip
+            self._process = box.begin(program, *arguments, stdout=stream, stderr=stream)
 
     @property
     def returncode(self) -> int | None:

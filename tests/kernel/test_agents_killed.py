@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,19 +44,12 @@ def box(host: whole.Host) -> Iterator[whole.Box]:
     box.remove()
 
 
-def begin(box: whole.Box, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", "exec", "--user", "0:0", box.id, *command),
-        env=box.host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-    )  # fmt: skip
-
-
 def test_nothing_fails(host: whole.Host, box: whole.Box) -> None:
     other = host.box()
     with killing_agents(host) as killed:
         mounts = (("proc", "/mnt"), ("sysfs", "/data"))
-        load = [begin(other, other.probe("steady"), str(SECONDS), fstype, place) for fstype, place in mounts]
-        load.append(begin(box, "sh", "-c", NAMES))
+        load = [other.begin(other.probe("steady"), str(SECONDS), fstype, place) for fstype, place in mounts]
+        load.append(box.begin("sh", "-c", NAMES))
         ended = [(process, *process.communicate(timeout=SECONDS + 60)) for process in load]
     assert not [(out, error) for process, out, error in ended if process.returncode], host.log.read_text()[-3000:]
     assert len(killed) > 4
@@ -71,7 +63,7 @@ def test_one_that_had_not_begun(host: whole.Host, command: tuple[str, ...]) -> N
     stopped = agents(host)
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
-    inside = begin(box, *command)
+    inside = box.begin(*command)
     with host.client() as client:
         wait_for(
             lambda: client.call("examine", container=box.id)["containers"][0]["handling_ms"] > 20, "the call", within=20

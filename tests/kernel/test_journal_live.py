@@ -82,10 +82,7 @@ def unanswered(host: whole.Host) -> int:
 
 def begin(box: whole.Box, command: tuple[str, ...]) -> subprocess.Popen[str]:
     """The command, held up in an agent that was stopped."""
-    inside = subprocess.Popen(
-        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", "exec", "--user", "0:0", box.id, *command),
-        env=box.host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-    )  # fmt: skip
+    inside = box.begin(*command)
     with box.host.client() as client:
         wait_for(
             lambda: client.call("examine", container=box.id)["containers"][0]["handling_ms"] > 20, "the call", within=20
@@ -160,22 +157,14 @@ def test_a_supervisor_may_also_die_in_the_recovery(box: whole.Box) -> None:
 @contextlib.contextmanager
 def detached(box: whole.Box) -> Iterator[subprocess.Popen[str]]:
     """A program that has a mount of the new API, and waits before it attaches it."""
-    command = ("exec", "--user", "0:0", box.id, box.probe("newmount", *FREESTANDING), *NEW)
-    with subprocess.Popen(
-        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", *command),
-        env=box.host.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
-    ) as inside:  # fmt: skip
+    with box.begin(box.probe("newmount", *FREESTANDING), *NEW, stdin=subprocess.PIPE, stderr=None) as inside:
         assert inside.stdout is not None
         assert [inside.stdout.readline() for _ in range(3)] == ["open ok\n", "create ok\n", "mount ok\n"]
         yield inside
 
 
 def test_contexts_and_detached_mounts_outlive_supervisors(box: whole.Box) -> None:
-    command = ("exec", "--user", "0:0", box.id, box.probe("newmount", *FREESTANDING), *OVERLAY)
-    with subprocess.Popen(
-        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", *command),
-        env=box.host.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
-    ) as inside:  # fmt: skip
+    with box.begin(box.probe("newmount", *FREESTANDING), *OVERLAY, stdin=subprocess.PIPE, stderr=None) as inside:
         assert inside.stdin is not None
         assert inside.stdout is not None
         for step in ("open", "lowerdir=/bin:/data", "metacopy=on", "create", "mount"):

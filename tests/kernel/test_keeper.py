@@ -97,13 +97,8 @@ def test_who_waits_for_pressure_is_woken_by_the_next(host: whole.Host) -> None:
 
 def test_sessions_of_exec_are_inherited_too(host: whole.Host) -> None:
     box = host.box()
-    command = host.command(
-        whole.ENTRY, "--root", host.directory / "oci", "exec", "--user", "0:0", box.id,
-        "sh", "-c", "echo ready; read line; mount -t proc none /mnt && umount /mnt && echo $line",
-    )  # fmt: skip
-    with subprocess.Popen(
-        command, env=host.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
-    ) as inside:
+    script = "echo ready; read line; mount -t proc none /mnt && umount /mnt && echo $line"
+    with box.begin("sh", "-c", script, stdin=subprocess.PIPE, stderr=None) as inside:
         assert inside.stdout
         assert inside.stdin
         assert inside.stdout.readline() == "ready\n"

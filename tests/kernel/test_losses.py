@@ -107,12 +107,7 @@ def test_a_supervisor_that_cannot_start_lets_calls_wait_until_it_can(host: whole
     box = host.box()
     configuration = host.directory / "interceptor.yaml"
     good = configuration.read_text(encoding="utf-8")
-    command = host.command(
-        whole.ENTRY, "--root", host.directory / "oci", "exec", "--user", "0:0", box.id, box.probe("steady"), "4", "proc", "/mnt"
-    )
-    with subprocess.Popen(
-        command, env=host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd="/"
-    ) as load:
+    with box.begin(box.probe("steady"), "4", "proc", "/mnt", stderr=None) as load:
         wait_for(lambda: " /mnt proc" in Path(f"/proc/{box.init}/mounts").read_text(), "the load", within=10)
         configuration.write_text("nonsense: 1\n", encoding="utf-8")
         os.kill(host.supervisor_pid(), signal.SIGKILL)
@@ -225,15 +220,7 @@ def _killed_for_memory(host: whole.Host, group: Path) -> bool:
 
 @contextlib.contextmanager
 def steady(box: whole.Box, seconds: int) -> Iterator[subprocess.Popen[str]]:
-    host = box.host
-    command = host.command(
-        whole.ENTRY, "--root", host.directory / "oci", "exec", "--user", "0:0", box.id, box.probe("steady"), str(seconds),
-        "proc", "/mnt",
-    )  # fmt: skip
-    with subprocess.Popen(
-        command, env=host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd="/",
-    ) as load:  # fmt: skip
+    with box.begin(box.probe("steady"), str(seconds), "proc", "/mnt") as load:
         yield load
 
 

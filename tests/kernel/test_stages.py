@@ -17,7 +17,7 @@ import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from interceptor.native._native import lib
@@ -278,11 +278,8 @@ def owner(box: whole.Box) -> tuple[int, int]:
     return found.st_uid, found.st_gid
 
 
-def start(box: whole.Box, *command: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", "exec", "--user", "0:0", box.id, *command),
-        env=box.host.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/",
-    )  # fmt: skip
+def start(box: whole.Box, *command: str) -> subprocess.Popen[Any]:
+    return box.begin(*command, stdin=subprocess.PIPE, stderr=None, text=False)
 
 
 def place(caller: Caller, stage: str) -> str:

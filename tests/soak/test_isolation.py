@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import statistics
-import subprocess
 import threading
 import time
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from support.under_fire import meanwhile
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
 
 SECONDS = int(os.environ.get("INTERCEPTOR_SOAK_ISOLATION", "2"))
@@ -61,13 +61,6 @@ def host() -> Iterator[whole.Host]:
         yield host
 
 
-def inside(box: whole.Box, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", "exec", "--user", "0:0", box.id, *command),
-        env=box.host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-    )  # fmt: skip
-
-
 @contextlib.contextmanager
 def running(*commands: subprocess.Popen[str]) -> Iterator[None]:
     """Ended afterwards, with what they started in their containers."""
@@ -86,7 +79,7 @@ def agents(host: whole.Host) -> set[int]:
 
 def steady(boxes: list[whole.Box]) -> int:
     """The worst 99th percentile of the calm ones' rounds, in microseconds; nothing of theirs may fail."""
-    load = [inside(box, box.probe("steady"), str(SECONDS / ROUNDS), "proc", "/mnt") for box in boxes]
+    load = [box.begin(box.probe("steady"), str(SECONDS / ROUNDS), "proc", "/mnt") for box in boxes]
     ended = [(process, *process.communicate(timeout=SECONDS + 60)) for process in load]
     assert not [(out, error) for process, out, error in ended if process.returncode]
     words = [dict(zip(out.split()[::2], map(int, out.split()[1::2]), strict=True)) for _, out, _ in ended]
@@ -158,7 +151,7 @@ def stopped_agents(host: whole.Host) -> Iterator[None]:
                     os.kill(pid, signal.SIGSTOP)
 
     known = set(before)
-    load = inside(box, "sh", "-c", "for i in 1 2 3 4; do (while :; do mount -t proc none /mnt; umount /mnt; done) & done; wait")
+    load = box.begin("sh", "-c", "for i in 1 2 3 4; do (while :; do mount -t proc none /mnt; umount /mnt; done) & done; wait")
     thread = threading.Thread(target=stop)
     with running(load):
         try:
@@ -192,7 +185,7 @@ def killed_agents(host: whole.Host) -> Iterator[None]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    load = inside(box, "sh", "-c", "for i in 1 2; do (while :; do mount -t proc none /mnt; umount /mnt; done) & done; wait")
+    load = box.begin("sh", "-c", "for i in 1 2; do (while :; do mount -t proc none /mnt; umount /mnt; done) & done; wait")
     with running(load):
         try:
             with meanwhile(kill):
@@ -206,7 +199,7 @@ def silent_filesystem(host: whole.Host) -> Iterator[None]:
     if not Path("/dev/fuse").exists():
         pytest.skip("needs /dev/fuse")
     box = host.box("quick")
-    load = inside(box, box.probe("silent_fuse"), str(SECONDS + 120), "4")
+    load = box.begin(box.probe("silent_fuse"), str(SECONDS + 120), "4")
     with running(load):
         assert load.stdout is not None
         assert load.stdout.readline() == "mounted\n"
@@ -220,7 +213,7 @@ def silent_filesystem(host: whole.Host) -> Iterator[None]:
 def flood(host: whole.Host, policy: str = whole.ALL, calls: str = WITHOUT_END) -> Iterator[None]:
     """Four processes, each with a thread of its own beside, by a container with this policy."""
     box = host.box(policy)
-    load = inside(box, box.probe("random_calls", "-pthread"), calls, "1", *FLOOD)
+    load = box.begin(box.probe("random_calls", "-pthread"), calls, "1", *FLOOD)
     with running(load):
         try:
             yield

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import statistics
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from support.waiting import wait_for
 from runtime.lifecycle import AHEAD
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 SECONDS = int(os.environ.get("INTERCEPTOR_SOAK_SECONDS", "8"))
@@ -58,17 +58,10 @@ def host() -> Iterator[whole.Host]:
         yield host
 
 
-def inside(box: whole.Box, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        box.host.command(whole.ENTRY, "--root", box.host.directory / "oci", "exec", "--user", "0:0", box.id, *command),
-        env=box.host.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-    )  # fmt: skip
-
-
 def mounting(boxes: list[whole.Box], seconds: int) -> list[subprocess.Popen[str]]:
     """In every other box by the new mount API."""
     return [
-        inside(box, box.probe("steady"), str(seconds), "proc", "/mnt", *(["new"] if number % 2 else []))
+        box.begin(box.probe("steady"), str(seconds), "proc", "/mnt", *(["new"] if number % 2 else []))
         for number, box in enumerate(boxes)
     ]
 
@@ -77,7 +70,7 @@ def test_nothing_fails_while_supervisors_are_killed(host: whole.Host) -> None:
     boxes = [host.box() for _ in range(BOXES)]
     with killing(host, 2.0) as killed:
         running = mounting(boxes, SECONDS)
-        running += [inside(box, "sh", "-euc", READING.format(seconds=SECONDS)) for box in boxes]
+        running += [box.begin("sh", "-euc", READING.format(seconds=SECONDS)) for box in boxes]
         ended = [(process, *process.communicate(timeout=SECONDS + 120)) for process in running]
     failed = [f"{process.returncode}: {out}{error[-1000:]}" for process, out, error in ended if process.returncode]
     assert not failed, "\n".join(failed) + host.log.read_text()[-4000:]
@@ -94,7 +87,7 @@ def test_nothing_fails_while_agents_are_killed(host: whole.Host) -> None:
     seconds = SECONDS // 2
     with killing_agents(host) as killed:
         running = mounting(boxes, seconds)
-        running += [inside(box, "sh", "-euc", READING.format(seconds=seconds)) for box in boxes]
+        running += [box.begin("sh", "-euc", READING.format(seconds=seconds)) for box in boxes]
         ended = [(process, *process.communicate(timeout=seconds + 120)) for process in running]
     failed = [f"{process.returncode}: {out}{error[-1000:]}" for process, out, error in ended if process.returncode]
     assert not failed, "\n".join(failed) + host.log.read_text()[-4000:]
@@ -108,7 +101,7 @@ def test_nothing_hangs_while_keepers_are_killed(host: whole.Host) -> None:
     seconds = SECONDS // 2
     with killing_keepers(host, 2.0) as killed:
         running = mounting(boxes, seconds)
-        running += [inside(box, "sh", "-euc", READING.format(seconds=seconds)) for box in boxes]
+        running += [box.begin("sh", "-euc", READING.format(seconds=seconds)) for box in boxes]
         ended = [(process, *process.communicate(timeout=seconds + 30)) for process in running]
     failed = [f"{process.returncode}: {out}{error[-1000:]}" for process, out, error in ended if process.returncode]
     rounds = sum(int(out.split()[1]) for _, out, _ in ended if out.startswith("rounds"))

@@ -274,6 +274,14 @@ class Box:
     def exec(self, *command: str, user: str = "0:0", timeout: float = 60) -> subprocess.CompletedProcess[str]:
         return self.host.entry("exec", "--user", user, self.id, *command, timeout=timeout)
 
+    def begin(self, *command: str, stdin: int = subprocess.DEVNULL, **streams: Any) -> subprocess.Popen[str]:
+        """A command as root that goes on; `streams` as Popen has them, pipes where nothing is said."""
+        arguments = (ENTRY, "--root", self.host.directory / "oci", "exec", "--user", "0:0", self.id, *command)
+        return subprocess.Popen(
+            self.host.command(*arguments), env=self.host.environment, stdin=stdin, cwd="/",
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **streams},
+        )  # fmt: skip
+
     def unfiltered(self, *command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """A command as root in all of the container's namespaces, but without the seccomp filter: the kernel alone."""
         enter = ["nsenter", "--target", str(self.init), "--all", "--root", "--wd", "--"]
