@@ -203,6 +203,9 @@ class Caller:
             self.results.append(self.receive())
         return self.results[-len(steps) :]
 
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.tid}/fd").iterdir()))
+
     def same(self, result: int) -> bool:
         """A new descriptor is one whatever its number."""
         return result == self.usual or (self.steps[-1][0] in MAKE_DESCRIPTORS and result >= 0 and self.usual >= 0)
@@ -319,6 +322,7 @@ def test_dies_when_it_was(stage: str, host: whole.Host, callers: list[Caller], h
     make_places(callers, stage)
     for caller in callers:
         caller.prepare(place(caller, stage))
+    before = {caller.name: caller.descriptors() for caller in callers}
     armed = held / "armed"
     (held / "new").write_text(stage)
     (held / "new").rename(armed)
@@ -334,6 +338,9 @@ def test_dies_when_it_was(stage: str, host: whole.Host, callers: list[Caller], h
         may = stage in ("received", "answered") or op is None or redone(caller, stage, op)
         if not (caller.same(result) if may else result == -errno.EINTR):
             wrong.append(f"{caller.name} (action {op}): {result}, usually {caller.usual}")
+        made = caller.descriptors() - before[caller.name]
+        if made != (caller.steps[-1][0] in MAKE_DESCRIPTORS and result >= 0):
+            wrong.append(f"{caller.name} (action {op}): {result}, and {made} more descriptors")
         if may and caller.name in AFTERWARDS:
             caller.results.append(result)
             said = caller.carry_out(AFTERWARDS[caller.name], place(caller, stage))
@@ -358,7 +365,5 @@ def _parked(callers: list[Caller], held: Path) -> dict[str, int | None] | None:
 
 
 def redone(caller: Caller, stage: str, op: int) -> bool:
-    """Whether its result is as usual although an agent was asked. A descriptor is no answer that a journal can hold."""
-    if stage == "acted" and caller.steps[-1][0] not in MAKE_DESCRIPTORS:
-        return True
-    return op in ONLY_LOOK or caller.redo is not Redo.NEVER
+    """Whether its result is as usual although an agent was asked."""
+    return stage == "acted" or op in ONLY_LOOK or caller.redo is not Redo.NEVER

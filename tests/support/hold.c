@@ -9,7 +9,7 @@
  * asked     it has been
  * replied   its reply was received
  * acted     the answer is about to be sent
- * answered  it has been
+ * answered  it has been, or the descriptor that it is the number of was given
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
