@@ -32,6 +32,7 @@
 #define WAITING_MAX 256              /* reads that may wait for a drain; any more are answered at once */
 #define NUMBERS_NS 10000             /* on the average, open files and snapshots are not numbered faster */
 #define PAGES_NS (SECOND / 100)      /* how long pages stay of a snapshot that is not good any more */
+#define TOGETHER_NS (SECOND / 100)   /* how much longer, so that many are dropped at once */
 #define SWEEP 32                     /* how many files' pages are dropped at once */
 
 /* What the page cache may have of a file. */
@@ -396,6 +397,8 @@ int ic_fuse_sweep(struct ic_fuse_server *server)
 
 		if (sweep(server, &next))
 			continue;
+		if (next != UINT64_MAX)
+			next += TOGETHER_NS;
 		until = (struct timespec){(time_t)(next / SECOND), (long)(next % SECOND)};
 		if (next == UINT64_MAX)
 			pthread_cond_wait(&server->work, &server->lock);
