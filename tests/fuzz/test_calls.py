@@ -32,6 +32,7 @@ from interceptor.args import Arch
 from interceptor.handlers.reboot import Magic1, Magic2
 from interceptor.limits import Ceilings
 from interceptor.policy_limits import RLIMITS
+from interceptor.trace.ring import RETIRED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +48,14 @@ STALL_S = 60 * PATIENCE
 """Without a single call's end: workers end after 20 s, and agents have deadlines of their own."""
 BY_LIMITS = (128 + signal.SIGKILL, 128 + signal.SIGXCPU, 128 + signal.SIGXFSZ)
 WORKS = "mount -t proc none /mnt && umount /mnt && hostname web-1 && echo done"
-GROWTH_KB = 32768
-"""Resident memory that the supervisor may gain: its traces fill meanwhile."""
+GROWTH_KB = 16384
+"""Resident memory that the supervisor may gain, beside the traces that it keeps."""
+TRACE_KB = 6144
+"""Of one container, when it is full."""
+RACED = 1_000_000
+"""Calls for which one mount of the engine's may be gone: umount2(2) of another by the time that the kernel reads its name. Of
+what the kernel has not locked, that it is refused is for programs that tidy up (docs/design.md, 7).
+"""
 CEILINGS = Ceilings(dict.fromkeys(RLIMITS.values(), 1 << 20), nice=-5, realtime_priority=2, io_realtime=6)
 LIMITS = f"""\
   agent-deadline: 2s
@@ -174,7 +181,9 @@ def test_random_calls_harm_nobody(host: whole.Host) -> None:
         first.remove()
         other.sh("true")
         now = wait_for(lambda: _settled(host, resources), "sessions and agents to end", within=60)
-        assert now["kB"] < resources["kB"] + GROWTH_KB
+        traces = min(fuzz.found["containers"], RETIRED)
+        print(f"the supervisor has {now['kB'] - resources['kB']} kB more, with traces of {traces} containers that ended")
+        assert now["kB"] < resources["kB"] + GROWTH_KB + traces * TRACE_KB
 
 
 class Fuzz:
@@ -211,10 +220,12 @@ class Fuzz:
         assert "call failed" not in log, f"seed {SEED}, of these {seed}: {log[-3000:]}"
         assert self.found["containers"] * SLICE < 10 * (CALLS + SLICE), f"they end too early; seed {SEED}"
 
-    def _explain(self, box: whole.Box, run: Run, what: str, mounts: frozenset[bytes]) -> None:
+    def _explain(self, box: whole.Box, run: Run, what: str, mounts: dict[bytes, bytes]) -> None:
         """Counts what the container has done to itself; AssertionError when that does not explain it."""
         left = _mounts(box.init)
-        assert not left or mounts <= left, f"{what}: mounts that cannot be unmounted are gone: {mounts - left}"
+        gone = [point for number, point in mounts.items() if number not in left] if left else []
+        self.found["raced"] += len(gone)
+        assert self.found["raced"] <= 1 + self.found["calls"] // RACED, f"{what}: mounts of the engine's are gone: {gone}"
         if not left:
             self.found["init"] += 1
         elif run.returncode == 0:
@@ -235,7 +246,8 @@ class Fuzz:
             f"random calls, {self.host.runtime}: {found['calls']:,} of {len(words())} kinds in {seconds:.0f} s, "
             f"{found['succeeded']:,} succeeded, {found['refused']:,} refused, {found['eio']:,} EIO; {len(self.met)} calls in "
             f"traces; {found['containers']} containers, {found['early']} ended early (killed by limits {found['limits']}, "
-            f"without init {found['init']}, without /proc {found['proc']}); priorities restored {found['priorities']:,} times; "
+            f"without init {found['init']}, without /proc {found['proc']}); {found['raced']} mounts gone by a race; "
+            f"priorities restored {found['priorities']:,} times; "
             f"{hung} calls took the supervisor more than 10 s; seed {SEED}"
         )
 
@@ -305,9 +317,9 @@ def _differences(before: dict[str, object], now: dict[str, object]) -> list[str]
     return found
 
 
-def _mounts(init: int) -> frozenset[bytes]:
-    """Their numbers, as init sees them."""
-    return frozenset(row[0] for row in _mountinfo(init))
+def _mounts(init: int) -> dict[bytes, bytes]:
+    """Number → point, as init sees them."""
+    return {row[0]: row[4] for row in _mountinfo(init)}
 
 
 def _shows_proc(init: int) -> bool:
