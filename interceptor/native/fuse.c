@@ -262,8 +262,6 @@ static void give_pages(struct ic_fuse_server *server, const struct mount *mount,
 {
 	struct node *node = mount->nodes[id];
 
-	if (node->pages == PAGES_GIVEN && node->before)
-		pthread_cond_signal(&server->work);
 	if (node->pages == PAGES_GIVEN || is_written(mount, node))
 		return;
 	if (server->given_count == server->given_room) {
@@ -277,50 +275,17 @@ static void give_pages(struct ic_fuse_server *server, const struct mount *mount,
 	}
 	server->given[server->given_count++] = (struct place){(uint32_t)(mount - server->mounts), mount->generation, id};
 	node->pages = PAGES_GIVEN;
-	if (server->given_count == 1 || node->before)
+	if (server->given_count == 1)
 		pthread_cond_signal(&server->work);
 }
 
-/* What is to be told to the kernel of one file. */
+/* A file whose pages are to be dropped. */
 struct notice {
 	int fd;
-	struct fuse_out_header header;
-	union {
-		struct fuse_notify_inval_inode_out drop;
-		struct fuse_notify_store_out store;
-	};
-	char *text;                  /* of `store` */
+	uint32_t node;
 };
 
-static struct notice notice_of(struct mount *mount, uint32_t id)
-{
-	struct node *node = mount->nodes[id];
-	struct notice notice = {.fd = mount->fd};
-	uint32_t size = node->text ? node->text->size : 0;
-
-	if (node->before)
-		notice.text = malloc(size);
-	if (notice.text) {
-		memcpy(notice.text, node->text->bytes, size);
-		notice.store = (struct fuse_notify_store_out){.nodeid = id, .size = size};
-		notice.header = (struct fuse_out_header){(uint32_t)(sizeof notice.header + sizeof notice.store + size), FUSE_NOTIFY_STORE, 0};
-		tell(mount, node);
-	} else {
-		notice.drop = (struct fuse_notify_inval_inode_out){.ino = id};
-		notice.header = (struct fuse_out_header){sizeof notice.header + sizeof notice.drop, FUSE_NOTIFY_INVAL_INODE, 0};
-	}
-	return notice;
-}
-
-/* When the pages of a node are to be replaced, or dropped: at once when the kernel knows it as shorter than it is. */
-static uint64_t due(const struct ic_fuse_server *server, const struct node *node)
-{
-	if (node->drained)
-		return node->drained + DRAIN_NS;
-	return node->before ? 0 : node->taken + server->valid + PAGES_NS;
-}
-
-/* The notices that are due, at most SWEEP of them; `next` is when more are. */
+/* Those that are due, at most SWEEP of them; `next` is when more are. */
 static uint32_t notices(struct ic_fuse_server *server, struct notice *notice, uint64_t *next)
 {
 	uint64_t time = now(CLOCK_MONOTONIC);
@@ -329,22 +294,17 @@ static uint32_t notices(struct ic_fuse_server *server, struct notice *notice, ui
 	*next = UINT64_MAX;
 	while (i < server->given_count && count < SWEEP) {
 		const struct place place = server->given[i];
-		struct mount *mount = &server->mounts[place.slot];
+		const struct mount *mount = &server->mounts[place.slot];
 		struct node *node = mount->used && mount->generation == place.generation ? mount->nodes[place.node] : 0;
-		uint64_t then = node ? due(server, node) : 0;
+		uint64_t due = !node ? 0 : node->drained ? node->drained + DRAIN_NS : node->taken + server->valid + PAGES_NS;
 
-		if (then > time) {
-			*next = then < *next ? then : *next;
+		if (due > time) {
+			*next = due < *next ? due : *next;
 			i++;
 			continue;
 		}
 		if (node) {
-			notice[count] = notice_of(mount, place.node);
-			if (notice[count++].text) { /* replaced: they are to be dropped later */
-				*next = 0;
-				i++;
-				continue;
-			}
+			notice[count++] = (struct notice){mount->fd, place.node};
 			node->pages = PAGES_DROPPED;
 		}
 		server->given[i] = server->given[--server->given_count];
@@ -354,12 +314,10 @@ static uint32_t notices(struct ic_fuse_server *server, struct notice *notice, ui
 
 static void notify(const struct notice *notice)
 {
-	struct iovec parts[3] = {
-		{(void *)(uintptr_t)&notice->header, sizeof notice->header},
-		{(void *)(uintptr_t)&notice->drop, notice->text ? sizeof notice->store : sizeof notice->drop},
-		{notice->text, notice->text ? notice->store.size : 0},
-	};
-	ssize_t written = writev(notice->fd, parts, notice->text ? 3 : 2); /* ENOENT: nobody has it open */
+	struct fuse_notify_inval_inode_out drop = {.ino = notice->node};
+	struct fuse_out_header header = {.len = sizeof header + sizeof drop, .error = FUSE_NOTIFY_INVAL_INODE};
+	struct iovec parts[2] = {{&header, sizeof header}, {&drop, sizeof drop}};
+	ssize_t written = writev(notice->fd, parts, 2); /* ENOENT: nobody has it open */
 
 	(void)written;
 }
@@ -374,10 +332,8 @@ static int sweep(struct ic_fuse_server *server, uint64_t *next)
 		return 0;
 	server->sweeping = 1;
 	pthread_mutex_unlock(&server->lock);
-	for (i = 0; i < count; i++) {
+	for (i = 0; i < count; i++)
 		notify(&batch[i]);
-		free(batch[i].text);
-	}
 	pthread_mutex_lock(&server->lock);
 	server->sweeping = 0;
 	pthread_cond_broadcast(&server->swept);
@@ -385,7 +341,7 @@ static int sweep(struct ic_fuse_server *server, uint64_t *next)
 }
 
 /* Who keeps a file open and sends or maps it asks for no attributes, and would see the same pages for ever. They cannot be
- * dropped by who serves: that waits for reads which are under way (fuse_reverse_inval_inode(), fuse_notify_store()). */
+ * dropped by who serves: that waits for reads which are under way (fuse_reverse_inval_inode()). */
 int ic_fuse_sweep(struct ic_fuse_server *server)
 {
 	uint64_t next;
@@ -480,8 +436,6 @@ static void end_drain(struct ic_fuse_server *server, struct mount *mount, uint32
 	mount->nodes[id]->drained = 0;
 	server->drains--;
 	renew(server, mount, id, time, 0, 1);
-	if (mount->nodes[id]->before)
-		give_pages(server, mount, id);
 	for (i = 0; i < mount->waiting_count; i++)
 		if (mount->waiting[i].node == id)
 			send_attributes(server, mount, id, mount->waiting[i].unique);

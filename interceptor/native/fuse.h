@@ -23,8 +23,9 @@
  * may be mixed.
  *
  * Who sends or maps a file that it keeps open asks for no attributes, and no page of it would ever be another. So pages that are as
- * old as what is shown may be are dropped (ic_fuse_sweep()), and who comes then by pages gets the newest text. One that outgrows
- * what the kernel knows of its size is put into the cache whole, which tells it the new one; until then the former is sent.
+ * old as what is shown may be are dropped (ic_fuse_sweep()), and who comes then by pages gets the newest text. Of one that outgrows
+ * what the kernel knows of its size the end would be missing: the former is sent until somebody asks for attributes. (To put the
+ * new one into the cache, FUSE_NOTIFY_STORE, changes the size first: who is just reading would see the old one, and then zeros.)
  *
  * Of an IC_FUSE_WATCHED file, each open file may wait for something, as with the kernel's /proc/pressure: what it wrote decides for
  * what. poll(2) of all files of a direct mount comes here.
